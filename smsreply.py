@@ -1,0 +1,2467 @@
+#!/usr/bin/env python3
+"""Answer text messages: the whole of your side of a Twilio webhook.
+
+Somebody texts your number.  Twilio makes an HTTP request to your URL with the
+message in it, and what you answer, a small XML document called TwiML, is what the
+person gets back.  You write a function from the message to the reply:
+
+    import smsreply
+
+    def reply(message):
+        return f"You said {message.body!r}."
+
+    application = smsreply.App(reply)
+
+``application`` is a WSGI callable (PEP 3333): any WSGI host serves it.  For the rest,
+read on: the path of every message is this file's first half, and ``App.__call__`` is
+its summary.
+
+    1. Read         the fields of the form, or of the query, within limits.
+    2. Verify       that Twilio signed exactly this URL and these fields.
+    3. Understand   the fields as a message, with its media and its session.
+    4. Write        the handler's return value as TwiML.
+    5. Answer       with it: one WSGI callable, one door for all that goes wrong.
+
+    6. Remember     each message, to answer it once, and for longer than 15 seconds.
+    7. Explain      why a signature does not match.
+    8. Serve        with wsgiref in development, with waitress in production.
+    9. Phone        Twilio's side of it, offline: in a test, a terminal, a browser.
+   10. Command line smsreply serve, text, phone and explain.
+
+It needs nothing but Python.  It sends no message by itself (that takes Twilio's REST
+API), answers no voice call, and stores nothing.
+
+Where the rules are written: Twilio's documentation, "Messaging webhooks", "TwiML for
+Programmable Messaging" and "Webhooks security"; PEP 3333 (WSGI); RFC 3986 (URLs);
+RFC 9112 (HTTP/1.1); RFC 6265 (cookies); XML 1.0, section 2.2 (characters).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextvars
+import hashlib
+import hmac
+import logging
+import os
+import queue
+import re
+import sys
+import threading
+import time
+from urllib.parse import parse_qs, parse_qsl, quote
+from xml.etree import ElementTree
+
+TYPE_CHECKING = False  # typing itself is not needed to run, and takes time to import
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+    from typing import Any, Protocol, Union
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from typing_extensions import Self
+
+    class Cache(Protocol):
+        """What `App` asks of a cache: four methods of Django's, and of cachelib's."""
+
+        def get(self, key: str) -> Any: ...
+        def set(self, key: str, value: Any, timeout: int) -> Any: ...
+        def add(self, key: str, value: Any, timeout: int) -> Any: ...
+        def delete(self, key: str) -> Any: ...
+
+    Pairs = list[tuple[str, str]]
+    Reply = Union[
+        None, str, bytes, "MessagingResponse", "Message", "Redirect",
+        "list[Union[None, str, Message, Redirect]]",
+        "tuple[Union[None, str, Message, Redirect], ...]",
+    ]  # fmt: skip
+    Handler = Callable[["IncomingMessage"], Reply]
+
+__version__ = "1.0.0"
+__all__ = [
+    "App",
+    "Body",
+    "IncomingMessage",
+    "Media",
+    "MemoryCache",
+    "Message",
+    "MessagingResponse",
+    "Phone",
+    "RawTwiML",
+    "Redirect",
+    "RequestValidator",
+    "TwiMLException",
+    "__version__",
+    "application",
+    "main",
+]
+
+log = logging.getLogger("smsreply")
+
+
+# ------------------------------------------------------------------ What can go wrong
+
+
+class Refused(Exception):
+    """A request that gets no TwiML.  Its text is the one line that is answered.
+
+    That line never quotes the sender, and never says how to do better at forging.
+    """
+
+    status = "400 Bad Request"
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def reason(self) -> str:
+        """Return what the log says."""
+        return str(self)
+
+
+class NotFound(Refused):
+    status = "404 Not Found"
+
+
+class MethodNotAllowed(Refused):
+    status = "405 Method Not Allowed"
+    headers = (("Allow", "GET, POST"),)  # RFC 9110, 15.5.6: a 405 must have it
+
+
+class LengthRequired(Refused):
+    status = "411 Length Required"
+
+
+class TooLarge(Refused):
+    status = "413 Content Too Large"
+
+
+class NotAForm(Refused):
+    status = "415 Unsupported Media Type"
+
+
+class NotSigned(Refused):
+    """*explain* is called only if the reason is logged: finding it takes a while."""
+
+    status = "403 Forbidden"
+
+    def __init__(self, explain: Callable[[], str]) -> None:
+        super().__init__("this was not signed by Twilio")
+        self._explain = explain
+
+    def reason(self) -> str:
+        return self._explain()
+
+
+class NoToken(Refused):
+    status = "500 Internal Server Error"
+
+    def reason(self) -> str:
+        return (
+            "there is no auth token, so nothing is answered: set TWILIO_AUTH_TOKEN, or pass"
+            " auth_token=…; verify=False answers what anybody sends"
+        )
+
+
+class Busy(Refused):
+    status = "503 Service Unavailable"
+
+
+def printable(text: str, limit: int = 2000) -> str:
+    r"""Return *text* fit for one line of a log or a terminal, cut at *limit* characters.
+
+    Whatever is not printable is escaped, so that nobody can forge a line, hide one, or
+    colour it:
+
+    >>> printable("Hi\n\x1b[31mERROR all is lost")
+    'Hi\\n\\x1b[31mERROR all is lost'
+    """
+    text = text if len(text) <= limit else text[:limit] + "…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def traceback_text(error: BaseException) -> str:
+    """Return the traceback of *error*, each line indented, and escaped."""
+    import traceback
+
+    lines = []
+    for entry in traceback.TracebackException.from_exception(error).format():
+        # An exception's own text may be the sender's: only frames keep their lines.
+        whole = [entry.rstrip("\n")] if not entry.startswith("  File ") else entry.splitlines()
+        lines += ["    " + printable(line) for line in whole]
+    return "\n".join(lines)
+
+
+class Seldom:
+    """Let through, for each kind of log line, one a second; count the others.
+
+    A flood of bad requests then costs no more than refusing them.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def admits(self, kind: str) -> bool:
+        now = time.monotonic()
+        last, held_back = self._seen.get(kind, (now - 1, 0))
+        admitted = now - last >= 1
+        self._seen[kind] = (now, held_back) if admitted else (last, held_back + 1)
+        return admitted
+
+    def held_back(self, kind: str) -> str:
+        """Return what to append to a line that was admitted: how many were not."""
+        last, count = self._seen[kind]
+        self._seen[kind] = (last, 0)
+        return f" (and {count} more since the last such line)" if count else ""
+
+
+# ---------------------------------------------------------------------------- 1. Read
+
+# In bytes.  A text is at most 1,600 characters; percent-encoding can make each of them
+# 12 bytes, and the other fields need about 1 KiB.
+MAX_BODY = 64 * 1024
+MAX_QUERY = 64 * 1024
+# Twilio sends about 25, and some 60 with media; each one costs time to sort and sign.
+MAX_FIELDS = 1000
+
+FORM_TYPE = "application/x-www-form-urlencoded"
+MALFORMED_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
+# A form's four marks, as quoted-printable has the first, and as no text has the others.
+FORM_MARKS = bytes.maketrans(b"%+&=", b"= \x00\x01")
+
+
+def read(environ: WSGIEnvironment) -> tuple[Pairs, Pairs]:
+    """Return the fields of the message, and those of the query, or raise `Refused`.
+
+    Twilio sends the message as the form that is the body of a POST, or in the query of
+    a GET.  No more than `MAX_BODY` bytes are read, and none that are not announced.
+    """
+    method = environ["REQUEST_METHOD"]
+    if method not in ("GET", "POST"):
+        raise MethodNotAllowed("only GET and POST are answered")
+    check_type(environ.get("CONTENT_TYPE", ""))
+    query_string = environ.get("QUERY_STRING", "")
+    if len(query_string) > MAX_QUERY:
+        raise TooLarge(f"the query is longer than {MAX_QUERY} bytes")
+    body = read_body(environ) if method == "POST" else b""
+    # PEP 3333, "Unicode Issues": an environ's str has a byte in each character.
+    query = parse(query_string.encode("latin-1", "replace")) if query_string else []
+    return (parse(body), query) if method == "POST" else (query, query)
+
+
+def check_type(content_type: str) -> None:
+    # wsgiref invents a bare text/plain where the request names no type.
+    if content_type in ("", "text/plain", FORM_TYPE):
+        return
+    if content_type.partition(";")[0].strip().lower() != FORM_TYPE:
+        raise NotAForm(f"the type of a message is {FORM_TYPE}")
+
+
+def read_body(environ: WSGIEnvironment) -> bytes:
+    """Return the whole body, and block for no byte that was not announced."""
+    length = environ.get("CONTENT_LENGTH", "")
+    if environ.get("HTTP_TRANSFER_ENCODING") or not length:
+        # Some servers decode chunks, and say so by this key: then the input has an end.
+        # With the others it has none, and to read it blocks for ever.
+        if environ.get("wsgi.input_terminated"):
+            return read_to_end(environ)
+        if environ.get("HTTP_TRANSFER_ENCODING"):
+            raise LengthRequired("this server does not decode chunks: send a Content-Length")
+        return b""
+    # int() takes more than a length may be (" 5", "+5", "1_0"), and raises ValueError for
+    # 5,000 digits.  No length that anybody means has over 19.
+    if not (length.isascii() and length.isdigit() and len(length) < 20):
+        raise Refused("the Content-Length is not a number")
+    if int(length) > MAX_BODY:
+        raise TooLarge(f"the body is longer than {MAX_BODY} bytes")
+    body = read_up_to(environ, int(length))
+    if len(body) < int(length):
+        raise Refused("the body is shorter than its Content-Length")
+    return body
+
+
+def read_to_end(environ: WSGIEnvironment) -> bytes:
+    body = read_up_to(environ, MAX_BODY + 1)  # the one byte more tells that it is too long
+    if len(body) > MAX_BODY:
+        raise TooLarge(f"the body is longer than {MAX_BODY} bytes")
+    return body
+
+
+def read_up_to(environ: WSGIEnvironment, size: int) -> bytes:
+    """Return *size* bytes of the input, or as many as there are."""
+    try:
+        body = environ["wsgi.input"].read(size)
+        while len(body) < size:  # some servers return what has come so far
+            more = environ["wsgi.input"].read(size - len(body))
+            if not more:
+                break
+            body += more
+    except OSError as error:  # the client left, or sent nothing for too long
+        raise Refused("the body did not come") from error
+    return bytes(body)
+
+
+def parse(form: bytes) -> Pairs:
+    """Return the names and values of *form*, in order, blank and repeated ones too.
+
+    >>> parse(b"From=%2B14017122661&FromZip=&Body=Caf%C3%A9+%26+cake")
+    [('From', '+14017122661'), ('FromZip', ''), ('Body', 'Café & cake')]
+    """
+    if form.count(b"&") >= MAX_FIELDS:
+        raise Refused(f"there are over {MAX_FIELDS} fields")
+    try:
+        return parse_at_once(form) or parse_each(form)
+    except UnicodeDecodeError as error:
+        raise Refused("the form is not UTF-8") from error
+
+
+def parse_at_once(form: bytes) -> Pairs:
+    """Return what `parse_each` does, at a fifth of the cost; [] where that is not sure.
+
+    The whole form is decoded in one go, as quoted-printable, which has ``=2B`` for
+    ``%2B``.  It is sure if every escape took two bytes off, and if the marks between
+    fields, U+0000 and U+0001, are just as many as they were.
+    """
+    plain = binascii.a2b_qp(form.translate(FORM_MARKS))
+    if (
+        len(form) - len(plain) != 2 * form.count(b"%")
+        or plain.count(b"\x00") != form.count(b"&")
+        or plain.count(b"\x01") != form.count(b"=")
+        or b"\n" in form  # quoted-printable joins lines
+        or b"\r" in form
+    ):
+        return []
+    text = plain.decode()
+    try:
+        return [(name, value) for name, value in [f.split("\x01") for f in text.split("\x00")]]
+    except ValueError:  # a name without "=", a value with one, or nothing between two "&"
+        return []
+
+
+def parse_each(form: bytes) -> Pairs:
+    text = form.decode()
+    if MALFORMED_ESCAPE.search(text):
+        raise Refused("the form has a % that is not followed by two hex digits")
+    return parse_qsl(text, keep_blank_values=True, errors="strict", separator="&")
+
+
+# -------------------------------------------------------------------------- 2. Verify
+
+HMAC_SHA1 = "HMAC_SHA1"
+HMAC_SHA256 = "HMAC_SHA256"
+HASHES = {HMAC_SHA1: "sha1", HMAC_SHA256: "sha256"}
+
+# Scheme, credentials, host (IPv6 in brackets), port, and from the path to the end.
+URL_PARTS = re.compile(r"(https?)://(?:([^/?#]*)@)?(\[[^\]/?#]*\]|[^/?#:@]*)(?::(\d*))?([/?].*)?", re.I | re.S)
+# RFC 3986, section 3.3: what may stand in a path as it is.  wsgiref.util.request_uri
+# quotes ":" and "@" too, which Twilio did not.
+PATH_CHARACTERS = "/:@!$&'()*+,;=~"
+
+
+def request_url(environ: WSGIEnvironment, public_url: str | None = None) -> str:
+    """Return the URL that Twilio requested, as far as this server can know.
+
+    *public_url* stands for the scheme, the host and the stripped path prefix that only
+    a proxy has seen.  ``X-Forwarded-*`` headers are not read: anybody can send them.
+    """
+    target = environ.get("REQUEST_URI") or environ.get("RAW_URI") or rebuilt_target(environ)
+    if not target.startswith("/"):
+        # The absolute form (RFC 9112, 3.2.2).  Scheme and host are still the server's to
+        # say, which knows its proxy.
+        absolute = URL_PARTS.fullmatch(target)
+        target = (absolute and absolute[5]) or "/"
+    if not target.isascii():
+        target = target.encode("latin-1", "replace").decode("utf-8", "replace")
+    return (public_url or server_origin(environ)) + target.partition("#")[0]
+
+
+def rebuilt_target(environ: WSGIEnvironment) -> str:
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    query = environ.get("QUERY_STRING")
+    target = quote(path.encode("latin-1", "replace"), safe=PATH_CHARACTERS) or "/"
+    return f"{target}?{query}" if query else target
+
+
+def server_origin(environ: WSGIEnvironment) -> str:
+    """Return the scheme, host and port by which the server was asked, no slash behind."""
+    scheme = environ["wsgi.url_scheme"]
+    host = environ.get("HTTP_HOST")
+    if not host:
+        name, port = environ["SERVER_NAME"], environ["SERVER_PORT"]
+        host = f"[{name}]" if ":" in name and name[0] != "[" else name
+        if port != {"https": "443", "http": "80"}.get(scheme):
+            host = f"{host}:{port}"
+    return f"{scheme}://{host}"
+
+
+def spellings(uri: str) -> Iterator[str]:
+    """Yield the forms in which Twilio may have signed *uri*, the likeliest first.
+
+    It signs some requests with the default port in the URL and some without, drops
+    credentials or keeps them, and takes no path for "/" or as it is.
+    """
+    uri = uri.partition("#")[0]  # never requested, so never signed
+    yield uri
+    parts = URL_PARTS.fullmatch(uri)
+    if not parts:
+        return
+    scheme, credentials, host, port, rest = parts.groups(default="")
+    hosts = [host, f"{host}:{port or ('443' if scheme.lower() == 'https' else '80')}"]
+    if credentials:
+        hosts += [f"{credentials}@{host}" for host in hosts]
+    rests = [rest] if rest.startswith("/") and rest != "/" else [rest, "/" + rest.lstrip("/")]
+    if rest == "/":
+        rests = ["/", ""]
+    for host in hosts:
+        for rest in rests:
+            yield f"{scheme}://{host}{rest}"
+
+
+def signed_string(uri: str, pairs: Iterable[tuple[str, str]] = ()) -> str:
+    """Return what Twilio signs: the URL, then each name and value, sorted, no delimiters.
+
+    A value that a name has twice counts once.
+
+    >>> signed_string("https://abc.example/sms", [("To", "b"), ("From", "a"), ("To", "b")])
+    'https://abc.example/smsFromaTob'
+    """
+    return uri + "".join([name + value for name, value in sorted(set(pairs))])
+
+
+def sign(token: bytes, string: str, algorithm: str = HMAC_SHA1) -> bytes:
+    """Return the signature of *string* in base64."""
+    # A lone surrogate has no UTF-8 and was never signed; any bytes will do for it.
+    text = string.encode("utf-8", "surrogatepass")
+    return binascii.b2a_base64(hmac.digest(token, text, HASHES[algorithm]), newline=False)
+
+
+def signature_algorithm(settings: str | None) -> str:
+    """Return the algorithm that X-Twilio-Webhooks-Signature-Settings names.
+
+    >>> signature_algorithm("key=SK1,algorithm=HMAC_SHA256")
+    'HMAC_SHA256'
+    """
+    for part in (settings or "").split(","):
+        name, _, value = part.partition("=")
+        if name.strip() == "algorithm" and value.strip():
+            return value.strip()
+    return HMAC_SHA1
+
+
+def to_bytes(value: str | bytes) -> bytes:
+    return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value)
+
+
+def to_pairs(params: Any) -> Pairs:
+    """Return the fields of *params*, whatever a framework holds them in.
+
+    A dict, also of lists; a MultiDict or QueryDict (``getall``, ``getlist``); pairs; a
+    form's body as str or bytes; None.
+    """
+    if not params:
+        return []
+    if isinstance(params, (str, bytes, bytearray)):
+        form = to_bytes(params).decode("utf-8", "replace")
+        return parse_qsl(form, keep_blank_values=True, separator="&")
+    values_of = getattr(params, "getall", None) or getattr(params, "getlist", None)
+    if values_of is not None:
+        return [(name, str(value)) for name in set(params) for value in values_of(name)]
+    pairs = []
+    for name, value in params.items() if hasattr(params, "items") else params:
+        values = value if isinstance(value, (list, tuple, set, frozenset)) else [value]
+        pairs += [(str(name), one if isinstance(one, str) else str(one)) for one in values]
+    return pairs
+
+
+def to_tokens(auth_token: str | bytes | Iterable[str | bytes] | None) -> list[bytes]:
+    """Return the tokens, the first one first, without the blank ones."""
+    if auth_token is None or isinstance(auth_token, (str, bytes)):
+        auth_token = [auth_token or ""]
+    return [to_bytes(token) for token in auth_token if token and token.strip()]
+
+
+class RequestValidator:
+    """Twilio's signature, with the interface of its helper library's class of this name.
+
+    *token* is the account's auth token, or the secret of a SharedKey, or several of
+    them: each is accepted, and the first one signs.  For App's own use of it see
+    `App._verify`; `explain` says why a signature does not match.
+
+    One of Twilio's published examples:
+
+    >>> validator = RequestValidator("12345")
+    >>> url = "https://mycompany.com/myapp.php?foo=1&bar=2"
+    >>> params = {"CallSid": "CA1234567890ABCDE", "Caller": "+14158675309",
+    ...           "Digits": "1234", "From": "+14158675309", "To": "+18005551212"}
+    >>> validator.compute_signature(url, params)
+    'RSOYDt4T1cUTdK1PDd93/VVr8B8='
+    >>> validator.validate(url, params, "RSOYDt4T1cUTdK1PDd93/VVr8B8=")
+    True
+    """
+
+    def __init__(self, token: str | bytes | Iterable[str | bytes]) -> None:
+        self._tokens = to_tokens(token)
+        if not self._tokens:
+            raise ValueError("the token is blank: a signature made with it proves nothing")
+
+    def compute_signature(self, uri: str, params: Any = None, algorithm: str | None = None) -> str:
+        """Return the signature of a request for *uri* with the form fields *params*.
+
+        *algorithm* is ``HMAC_SHA1`` (the default) or ``HMAC_SHA256``; any other is a
+        ValueError.
+        """
+        algorithm = (algorithm or HMAC_SHA1).upper()
+        if algorithm not in HASHES:
+            raise ValueError(f"{printable(algorithm, 40)!r} is neither of {', '.join(HASHES)}")
+        return sign(self._tokens[0], signed_string(uri, to_pairs(params)), algorithm).decode()
+
+    def compute_hash(self, body: str | bytes) -> str:
+        """Return the SHA-256 of *body* in hex, as ``bodySHA256`` has it for a JSON body."""
+        return hashlib.sha256(to_bytes(body)).hexdigest()
+
+    def validate(
+        self, uri: str, params: Any, signature: str | bytes | None, algorithm: str | None = None
+    ) -> bool:
+        """Return whether Twilio signed a request for *uri* with *params*.
+
+        *uri* is the whole URL, query included, as Twilio requested it.  *params* are the
+        fields of a POST's form (see `to_pairs`), the body as str or bytes where the URL
+        has a ``bodySHA256``, and None or empty for a GET.  Whatever *signature* and
+        *algorithm* are, there is no exception.
+        """
+        if isinstance(params, (str, bytes, bytearray)):
+            claimed = body_hash(uri)
+            if claimed:
+                computed = self.compute_hash(bytes(params) if isinstance(params, bytearray) else params)
+                if not hmac.compare_digest(to_bytes(computed), to_bytes(claimed)):
+                    return False
+                params = None
+        return self.matches(uri, signed_string("", to_pairs(params)), signature or "", algorithm)
+
+    def matches(
+        self, uri: str, fields: str, signature: str | bytes, algorithm: str | None = None
+    ) -> bool:
+        """Return whether a token signed *uri* in any spelling, with *fields* behind it."""
+        given = to_bytes(signature)
+        algorithm = (algorithm or HMAC_SHA1).upper()
+        if algorithm not in HASHES:
+            log.warning("%r is not an algorithm that is known here", printable(algorithm, 40))
+            return False
+        return any(
+            hmac.compare_digest(sign(token, spelling + fields, algorithm), given)
+            for spelling in spellings(uri)
+            for token in self._tokens
+        )
+
+    def explain(
+        self,
+        uri: str,
+        params: Any,
+        signature: str | bytes | None,
+        algorithm: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """Return why `validate` refuses these, in words, and what to do about it.
+
+        *headers* are the request's, if you have them: they may tell what a proxy saw.
+        """
+        return "\n".join(self.why(uri, params, signature, algorithm, headers or {}))
+
+    def why(
+        self,
+        uri: str,
+        params: Any,
+        signature: str | bytes | None,
+        algorithm: str | None,
+        headers: Mapping[str, str],
+    ) -> tuple[str, str]:
+        """Return what `explain` does in two parts: only the second may name a person."""
+        return Refusal(self._tokens, uri, params, signature, algorithm, headers).why()
+
+
+def body_hash(uri: str) -> str:
+    """Return the ``bodySHA256`` in the query of *uri*, or an empty string."""
+    query = uri.partition("#")[0].partition("?")[2]
+    return parse_qs(query, errors="replace", separator="&").get("bodySHA256", [""])[0]
+
+
+# ---------------------------------------------------------------------- 3. Understand
+
+
+class IncomingMessage(dict[str, str] if TYPE_CHECKING else dict):  # type: ignore[misc]
+    """A text message: a dict of Twilio's own parameter names and values, all of them.
+
+    Where a name comes twice, the last value counts.  Twilio adds parameters without
+    notice, so look them up by name: ``message.get("ProfileName", "")``.
+
+    *url* is the URL as Twilio requested it, *query* a dict of what somebody added to
+    it, and *session* a dict of JSON values, kept for this pair of numbers for up to
+    four hours (see `Sessions`).
+
+    >>> message = IncomingMessage({"From": "+14017122661", "Body": "Hello", "NumMedia": "0"})
+    >>> message.from_, message.body, message.media
+    ('+14017122661', 'Hello', ())
+    """
+
+    def __init__(
+        self,
+        fields: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        *,
+        url: str = "",
+        query: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        session: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
+    ) -> None:
+        super().__init__(fields)
+        self.url = url
+        self.query: dict[str, str] = dict(query)
+        self.session: dict[str, Any] = dict(session)
+
+    @property
+    def sid(self) -> str:
+        """Twilio's name for the message: ``SM`` or ``MM``, and 32 hex digits."""
+        return self.get("MessageSid") or self.get("SmsSid") or ""
+
+    @property
+    def from_(self) -> str:
+        """Who sent it: ``+14017122661``, ``whatsapp:+14017122661``."""
+        return self.get("From", "")
+
+    @property
+    def to(self) -> str:
+        """Your number that got it."""
+        return self.get("To", "")
+
+    @property
+    def body(self) -> str:
+        """The text; an empty string if there is none."""
+        return self.get("Body", "")
+
+    @property
+    def media(self) -> tuple[tuple[str, str], ...]:
+        """Each picture or other attachment as ``(url, content_type)``, not fetched."""
+        found: list[tuple[str, str]] = []
+        while (url := self.get(f"MediaUrl{len(found)}")) is not None:
+            found.append((url, self.get(f"MediaContentType{len(found)}", "")))
+        return tuple(found)
+
+
+class Sessions:
+    """What a conversation remembers, in a cookie: no database, any number of machines.
+
+    Twilio keeps cookies for each pair of numbers, for at most four hours, and sends them
+    with the pair's next message.  Its signature does not cover them, so this cookie has
+    one of its own:
+
+        1.TIME.base64(JSON).base64(HMAC-SHA256(key, "1.TIME.base64(JSON)" NUL from NUL to))
+
+    with a key derived from the token.  It is signed, not encrypted: Twilio can read it.
+    One that anybody tampered with, that is older than four hours or another pair's, is
+    an empty session.
+    """
+
+    NAME = "smsreply"
+    MAX_AGE = 4 * 60 * 60  # seconds: as long as Twilio keeps it
+    MAX_COOKIE = 4096  # bytes, name and attributes included: RFC 6265, section 6.1
+
+    def __init__(self, tokens: list[bytes]) -> None:
+        self._keys = [hmac.digest(token, b"smsreply session", "sha256") for token in tokens]
+
+    def read(self, message: IncomingMessage, cookies: str) -> str:
+        """Fill in the session of *message*; return its JSON, to tell whether it changed."""
+        for cookie in cookies.split(";") if len(cookies) <= 4 * self.MAX_COOKIE else ():
+            name, _, value = cookie.strip().partition("=")
+            if name == self.NAME and (text := self._opened(message, value)):
+                import json
+
+                message.session = json.loads(text)
+                return text
+        return ""
+
+    def _opened(self, message: IncomingMessage, value: str) -> str:
+        """Return the JSON in a cookie's *value*; an empty string if it is not genuine."""
+        content, _, signature = value.rpartition(".")
+        given = to_bytes(signature)
+        if not any([hmac.compare_digest(self._sign(k, content, message), given) for k in self._keys]):
+            return ""
+        # Only what this program wrote comes as far as here.
+        _, written, text = content.split(".")
+        if time.time() - int(written) > self.MAX_AGE:
+            return ""
+        return base64.urlsafe_b64decode(text).decode()
+
+    @staticmethod
+    def _sign(key: bytes, content: str, message: IncomingMessage) -> bytes:
+        bound = "\0".join((content, message.from_, message.to))
+        return base64.urlsafe_b64encode(hmac.digest(key, to_bytes(bound), "sha256"))
+
+    def write(self, message: IncomingMessage, before: str) -> str:
+        """Return the ``Set-Cookie`` for the session of *message*; "" if it did not change.
+
+        Raise TypeError for what is not JSON, and ValueError for too much of it.
+        """
+        secure = "; Secure" if message.url.startswith("https:") else ""
+        if not message.session:
+            return f"{self.NAME}=; Path=/; Max-Age=0; HttpOnly{secure}" if before else ""
+        text = session_json(message.session)
+        if text == before:
+            return ""
+        content = f"1.{int(time.time())}.{base64.urlsafe_b64encode(text.encode()).decode()}"
+        value = f"{content}.{self._sign(self._keys[0], content, message).decode()}"
+        cookie = f"{self.NAME}={value}; Path=/; Max-Age={self.MAX_AGE}; HttpOnly{secure}"
+        if len(cookie) > self.MAX_COOKIE:
+            sizes = {key: len(session_json({key: value})) for key, value in message.session.items()}
+            key = max(sizes, key=sizes.__getitem__)
+            raise ValueError(
+                f"the session takes a cookie of {len(cookie)} bytes, and {self.MAX_COOKIE} is the most:"
+                f" keep less in it; session[{key!r}] is its largest part"
+            )
+        return cookie
+
+
+def session_json(session: dict[str, Any]) -> str:
+    import json
+
+    for key, value in session.items():
+        if not isinstance(key, str):
+            raise TypeError(f"session[{key!r}]: in JSON a key is a str")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"session[{key!r}] cannot be kept as JSON: {error}") from None
+    return json.dumps(session, separators=(",", ":"), allow_nan=False)
+
+
+# --------------------------------------------------------------------------- 4. Write
+
+# In bytes: Twilio refuses a longer document (error 11750).
+MAX_TWIML = 64 * 1024
+# In UTF-16 units, the safe side: Twilio refuses a longer message (error 14103).
+MAX_MESSAGE = 1600
+
+# XML 1.0, section 2.2.  ElementTree writes these as they are, and then the document is
+# not XML: error 12100.
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Twilio's names are all ASCII.  ElementTree checks none.
+XML_NAME = re.compile(r"(?:xml:)?[A-Za-z_][A-Za-z0-9_.-]*")
+
+XML_DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>'
+
+
+class TwiMLException(Exception):
+    """TwiML that cannot be written."""
+
+
+class RawTwiML(str):
+    """TwiML as a document, to be sent as it is; a plain str is text.
+
+    ``str(response)`` makes one.  By hand: ``RawTwiML("<Response>…</Response>")``; then
+    escaping is up to you.
+    """
+
+    __slots__ = ()
+
+
+def xml_text(text: str) -> str:
+    """Return *text*, as a plain str, without the characters that XML cannot carry."""
+    return NOT_XML.sub("", text if type(text) is str else str.__str__(text))
+
+
+def xml_name(name: str) -> str:
+    if not isinstance(name, str) or not XML_NAME.fullmatch(name):
+        raise TwiMLException(f"{printable(str(name), 80)!r} is not a name in TwiML")
+    return name
+
+
+def attribute_name(keyword: str) -> str:
+    """Return the attribute that Twilio's helper libraries make of a keyword argument.
+
+    >>> [attribute_name(keyword) for keyword in ("to", "from_", "status_callback")]
+    ['to', 'from', 'statusCallback']
+    """
+    renamed = {"from_": "from", "for_": "for", "break_": "break"}
+    renamed.update(xml_lang="xml:lang", interpret_as="interpret-as")
+    keyword = renamed.get(keyword, keyword)
+    if "_" not in keyword:
+        return keyword
+    camel = "".join([word.title() for word in keyword.split("_")])
+    return camel[:1].lower() + camel[1:]
+
+
+class TwiML:
+    """An element: a name, attributes, a text, and in order what is nested in it.
+
+    The interface, and every byte written, are those of Twilio's helper library, but where
+    that loses data or writes what is not XML.
+    """
+
+    name = "Response"
+
+    def __init__(self, **attributes: Any) -> None:
+        self._value: Any = None
+        self.verbs: list[TwiML | str] = []
+        self.attrs: dict[str, Any] = {
+            xml_name(attribute_name(k)): v for k, v in attributes.items() if v is not None
+        }
+
+    @property
+    def value(self) -> Any:
+        """The text: a str, a dict (written as JSON), or None."""
+        return self._value
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        if value is not None and not isinstance(value, (str, dict)):
+            raise TwiMLException(
+                f"the text of <{self.name}> is a str, and not a {type(value).__name__}: {value!r:.80}"
+            )
+        self._value = value
+
+    def __str__(self) -> str:
+        return self.to_xml()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Let an exception through."""
+
+    def append(self, verb: TwiML | str) -> Self:
+        """Put *verb*, an element or a text, behind what is there; return this element."""
+        self.nest(verb)
+        return self
+
+    def nest(self, verb: Any) -> Any:
+        """Put *verb*, an element or a text, behind what is there; return *verb*."""
+        if not isinstance(verb, (TwiML, str)):
+            raise TwiMLException(
+                f"only TwiML and str can be put into <{self.name}>, and not a {type(verb).__name__}"
+            )
+        self.verbs.append(verb)
+        return verb
+
+    def comment(self, text: str) -> Self:
+        """Put a comment behind what is there; return this element.  Twilio ignores it."""
+        self.nest(Comment(text))
+        return self
+
+    def add_child(self, name: str, value: Any = None, **attributes: Any) -> TwiML:
+        """Put an element of any *name* behind what is there; return the new element."""
+        child = TwiML(**attributes)
+        child.name = xml_name(name)
+        child.value = value
+        self.nest(child)
+        return child
+
+    def xml(self) -> ElementTree.Element:
+        """Return an ElementTree element."""
+        element = ElementTree.Element(xml_name(self.name))
+        for name, value in sorted(self.attrs.items()):
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            element.set(xml_name(name), xml_text(text))
+        element.text = self._text()
+        last = None
+        for verb in self.verbs:
+            if isinstance(verb, TwiML):
+                last = verb.xml()
+                element.append(last)
+            elif last is None:
+                element.text = (element.text or "") + xml_text(verb)
+            else:
+                last.tail = (last.tail or "") + xml_text(verb)
+        return element
+
+    def _text(self) -> str | None:
+        if isinstance(self.value, dict):
+            import json
+
+            return xml_text(json.dumps(self.value))
+        return xml_text(self.value) if self.value else None
+
+    def to_xml(self, xml_declaration: bool = True) -> RawTwiML:
+        """Return the document; without *xml_declaration*, the element alone."""
+        xml = ElementTree.tostring(self.xml(), encoding="unicode")
+        return RawTwiML(XML_DECLARATION + xml if xml_declaration else xml)
+
+
+class Comment(TwiML):
+    """``<!-- text -->``, in which a ``-`` cannot stand beside another, nor at the end."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.value = text
+
+    def xml(self) -> ElementTree.Element:
+        # ElementTree writes it as it is.
+        text = re.sub("-(?=-|$)", "- ", xml_text(self.value or ""))
+        return ElementTree.Comment(text)
+
+
+class MessagingResponse(TwiML):
+    """``<Response>``: what is done with a message, verb by verb.
+
+    >>> response = MessagingResponse()
+    >>> response.message("Fish & chips").media("https://abc.example/fish.jpg").name
+    'Media'
+    >>> print(response.to_xml(xml_declaration=False))
+    <Response><Message>Fish &amp; chips<Media>https://abc.example/fish.jpg</Media></Message></Response>
+    """
+
+    def message(
+        self,
+        body: str | None = None,
+        to: str | None = None,
+        from_: str | None = None,
+        action: str | None = None,
+        method: str | None = None,
+        status_callback: str | None = None,
+        **attributes: Any,
+    ) -> Message:
+        """Add a `Message`, and return it.
+
+        *to* is the sender by default, *from_* the number that got the message.  Twilio
+        tells *action* (a URL, requested by *method*) what became of the message, and
+        does what that answers, instead of what stands behind this verb;
+        *status_callback* is its older name.
+        """
+        attributes.update(to=to, from_=from_, action=action, method=method)
+        message = Message(body, status_callback=status_callback, **attributes)
+        self.nest(message)
+        return message
+
+    def redirect(self, url: str, method: str | None = None, **attributes: Any) -> Redirect:
+        """Add a `Redirect`, and return it."""
+        redirect = Redirect(url, method=method, **attributes)
+        self.nest(redirect)
+        return redirect
+
+
+class Message(TwiML):
+    """``<Message>``: a text, or `Body` and up to ten `Media`, for one person."""
+
+    name = "Message"
+
+    def __init__(self, body: str | None = None, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.value = body
+
+    def body(self, message: str, **attributes: Any) -> Body:
+        """Add a `Body`, and return it."""
+        body = Body(message, **attributes)
+        self.nest(body)
+        return body
+
+    def media(self, url: str, **attributes: Any) -> Media:
+        """Add a `Media`, and return it."""
+        media = Media(url, **attributes)
+        self.nest(media)
+        return media
+
+
+class Body(TwiML):
+    """``<Body>``: a text in a `Message`; several are one text."""
+
+    name = "Body"
+
+    def __init__(self, message: str, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.value = message
+
+
+class Media(TwiML):
+    """``<Media>``: the URL of a picture, say, that Twilio fetches and sends."""
+
+    name = "Media"
+
+    def __init__(self, url: str, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.value = url
+
+
+class Redirect(TwiML):
+    """``<Redirect>``: ask *url* instead; what stands behind it is not reached."""
+
+    name = "Redirect"
+
+    def __init__(self, url: str, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.value = url
+
+
+EMPTY = str(MessagingResponse()).encode()
+# The commonest answer, as ElementTree writes it, in two halves.
+BEFORE_TEXT, AFTER_TEXT = str(MessagingResponse().append(Message("|"))).split("|")
+
+
+def twiml(reply: Reply) -> bytes:
+    """Return the document that Twilio gets for *reply*, what a handler returned.
+
+    >>> twiml("Fish & chips").decode()
+    '<?xml version="1.0" encoding="UTF-8"?><Response><Message>Fish &amp; chips</Message></Response>'
+    """
+    if isinstance(reply, RawTwiML):
+        return reply.encode()
+    if isinstance(reply, str):
+        texts = split_text(xml_text(reply[: MAX_TWIML + 1]))  # more is too large in any case
+        return one_message(texts[0]) if len(texts) == 1 else respond(texts)
+    if reply is None:
+        return EMPTY
+    if isinstance(reply, bytes):
+        return reply
+    if isinstance(reply, MessagingResponse):
+        return str(reply).encode()
+    return respond(reply if isinstance(reply, (list, tuple)) else [reply])
+
+
+def one_message(text: str) -> bytes:
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return f"{BEFORE_TEXT}{text}{AFTER_TEXT}".encode()
+
+
+def respond(replies: Iterable[Any]) -> bytes:
+    response = MessagingResponse()
+    for reply in replies:
+        if isinstance(reply, (Message, Redirect)):
+            response.nest(reply)
+        elif isinstance(reply, str) and not isinstance(reply, RawTwiML):
+            for text in split_text(xml_text(reply)):
+                response.message(text)
+        elif reply is not None:
+            raise TypeError(
+                f"a handler returned a {type(reply).__name__}, which cannot be a reply: None, a str,"
+                " a MessagingResponse, a Message, a Redirect, a list or tuple of None, str, Message and"
+                " Redirect, RawTwiML or bytes can"
+            )
+    return str(response).encode()
+
+
+def split_text(text: str) -> list[str]:
+    """Return *text* in pieces of at most `MAX_MESSAGE` units, cut behind white space.
+
+    Together they are the text; only a piece that is all white space is left out, as it
+    cannot be sent.
+
+    >>> [len(piece) for piece in split_text("word " * 500)]
+    [1600, 900]
+    """
+    pieces = []
+    while utf16_units(text) > MAX_MESSAGE:
+        # An emoji of two units that the end falls into goes to the next piece.
+        most = text.encode("utf-16-le")[: 2 * MAX_MESSAGE].decode("utf-16-le", "ignore")
+        cut = len(most) - len(re.split(r"\s", most)[-1]) or len(most)
+        pieces.append(text[:cut])
+        text = text[cut:]
+    pieces.append(text)
+    return [piece for piece in pieces if piece.strip()]
+
+
+def utf16_units(text: str) -> int:
+    """Return the length of *text* in UTF-16 units: an emoji, say, has two of them."""
+    return len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
+
+
+# -------------------------------------------------------------------------- 5. Answer
+
+OK = "200 OK"
+# Signs the sessions of an App that verifies nothing, and so has no token.
+PROCESS_KEY = os.urandom(32)
+# What is put behind the query of the URL that a sender is told to come back to.
+COME_BACK = re.compile(r"[?&]smsreply=([0-9a-f]{64})\.([1-9])\Z")
+
+
+class Answer:
+    """What goes back: with 200 it is TwiML, with any other status one line of text."""
+
+    __slots__ = ("body", "extra", "status")
+
+    def __init__(
+        self, body: bytes, status: str = OK, extra: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        self.body = body
+        self.status = status
+        self.extra = extra
+
+    def headers(self) -> list[tuple[str, str]]:
+        # Twilio texts a 200 in text/plain to the sender, and no other status.
+        kind = "text/xml" if self.status == OK else "text/plain"
+        size = str(len(self.body))
+        return [("Content-Type", kind + "; charset=utf-8"), ("Content-Length", size), *self.extra]
+
+
+class App:
+    """A WSGI callable that answers text messages with what *reply* returns for them.
+
+    *reply* is a function from an `IncomingMessage` to a reply (see `twiml`); it answers
+    wherever the host mounts it.  Or a dict from paths, below the mount point, to such
+    functions; other paths get 404.
+
+    *auth_token* is Twilio's, or several of them, all accepted; by default the
+    environment variable ``TWILIO_AUTH_TOKEN`` at the first request.  Without one, no
+    message is answered.  ``verify=False`` answers what anybody sends.
+
+    *public_url* is the scheme, the host and, if a proxy strips one, the path prefix of
+    the URL that Twilio was given: ``"https://abc.example"``.
+
+    With a *cache* (see `Memory`) each message is handled once, and a handler that takes
+    longer than *patience*, in seconds, is waited for in rounds.
+    """
+
+    def __init__(
+        self,
+        reply: Handler | Mapping[str, Handler],
+        *,
+        auth_token: str | Iterable[str] | None = None,
+        verify: bool = True,
+        public_url: str | None = None,
+        cache: Cache | None = None,
+        patience: float = 10.0,
+    ) -> None:
+        self._find = finder(reply)
+        self._auth_token = auth_token if auth_token is None else to_tokens(auth_token)
+        self._verified = verify
+        self._public_url = checked_public_url(public_url) if public_url else None
+        self._validator: RequestValidator | None = None
+        self._sessions = Sessions([PROCESS_KEY])
+        self._memory = None if cache is None else Memory(cache, patience)
+        self._seldom = Seldom()
+
+    def __call__(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> list[bytes]:
+        """Answer one request, as PEP 3333 has it."""
+        message = None
+        try:
+            reply = self._find(environ)
+            fields, query = read(environ)  # 1. Read
+            url = request_url(environ, self._public_url)  # 2. Verify
+            signed = self._verify(environ, url, fields)
+            message = IncomingMessage(fields, url=url, query=query)  # 3. Understand
+            session = self._understand(message, environ)
+            answer = self._answer(reply, message, session, signed)  # 4. Write, 6. Remember
+        except Refused as refused:
+            answer = self._refuse(environ, refused, message)
+        start_response(answer.status, answer.headers())
+        return [answer.body]
+
+    def _verify(self, environ: WSGIEnvironment, url: str, fields: Pairs) -> str:
+        """Return the fields as they are signed; raise `NotSigned` unless Twilio did."""
+        # Of a GET the fields are in the URL already.
+        signed = signed_string("", fields if environ["REQUEST_METHOD"] == "POST" else ())
+        if self._verified:
+            validator = self._validator or self._first_request()
+            signature = environ.get("HTTP_X_TWILIO_SIGNATURE", "")
+            settings = environ.get("HTTP_X_TWILIO_WEBHOOKS_SIGNATURE_SETTINGS")
+            algorithm = signature_algorithm(settings) if settings else None
+            if not validator.matches(url, signed, signature, algorithm):
+                raise NotSigned(lambda: why_not_signed(validator, environ, url, fields))
+        return signed
+
+    def _first_request(self) -> RequestValidator:
+        """Look up the token; without one, nothing is answered."""
+        tokens = self._auth_token
+        if tokens is None:
+            tokens = to_tokens(os.environ.get("TWILIO_AUTH_TOKEN"))
+        if not tokens:
+            raise NoToken("this server is not set up yet")
+        self._sessions = Sessions(tokens)
+        self._validator = RequestValidator(tokens)
+        return self._validator
+
+    def _understand(self, message: IncomingMessage, environ: WSGIEnvironment) -> str:
+        """Return the session of *message* as JSON, or raise `Refused` if nobody sent it."""
+        if not message.get("From"):
+            raise Refused("there is no From")
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("Incoming message from %s: %s", printable(message.from_), printable(message.body))
+        cookies = environ.get("HTTP_COOKIE")
+        return self._sessions.read(message, cookies) if cookies else ""
+
+    def _answer(
+        self, reply: Handler, message: IncomingMessage, session: str, signed: str
+    ) -> Answer:
+        """Return the answer to *message*: from the cache, later, or from the handler now."""
+        if self._memory is None or not message.sid:
+            return self._handle(reply, message, session)
+        came_back = COME_BACK.search(message.url)
+        if came_back:
+            key, round_ = came_back[1], int(came_back[2])
+            message.url = message.url[: came_back.start()]
+            message.query.pop("smsreply", None)
+            message.pop("smsreply", None)
+        else:
+            key, round_ = message_key(message.url, signed), 0
+        handle = contextvars.copy_context().run
+        answer = self._memory.answer(
+            key, round_, lambda: handle(self._handle, reply, message, session)
+        )
+        return answer or come_back(message, key, round_ + 1)
+
+    def _handle(self, reply: Handler, message: IncomingMessage, session: str) -> Answer:
+        """Run the handler.  Whatever it does, there is an answer."""
+        try:
+            body = twiml(reply(message))
+            if len(body) > MAX_TWIML:
+                raise ValueError(f"the TwiML is over {MAX_TWIML} bytes, and Twilio would refuse it")
+            cookie = self._sessions.write(message, session) if session or message.session else ""
+        except (Exception, SystemExit) as error:
+            log.error(
+                "message %s is not answered: its handler failed\n%s",
+                printable(message.sid, 64),
+                traceback_text(error),
+            )
+            return FAILED
+        if log.isEnabledFor(logging.DEBUG):
+            shown = body.decode("utf-8", "replace").replace(XML_DECLARATION, "")
+            log.debug("Answered %s with: %s", printable(message.from_), printable(shown))
+        return Answer(body, OK, (("Set-Cookie", cookie),) if cookie else ())
+
+    def _refuse(
+        self, environ: WSGIEnvironment, refused: Refused, message: IncomingMessage | None
+    ) -> Answer:
+        """Log why there is no TwiML, and return what the sender gets instead.
+
+        All that Twilio signed is in the log, with its MessageSid.  What anybody can send
+        is there once a second.
+        """
+        if message is not None:
+            log.warning("message %s is not answered: %s", printable(message.sid, 64), refused)
+        elif self._seldom.admits(refused.status):
+            request = printable(f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}", 200)
+            more = self._seldom.held_back(refused.status)
+            log.warning("%s for %s: %s%s", refused.status, request, refused.reason(), more)
+        body = b"" if environ["REQUEST_METHOD"] == "HEAD" else f"{refused}\n".encode()
+        return Answer(body, refused.status, refused.headers)
+
+
+FAILED = Answer(b"the message could not be answered\n", "500 Internal Server Error")
+
+
+def finder(reply: Handler | Mapping[str, Handler]) -> Callable[[WSGIEnvironment], Handler]:
+    """Return a function from an environ to the handler of its path."""
+    if callable(reply):
+        return lambda environ: reply
+    if not (hasattr(reply, "items") and all([callable(handler) for handler in reply.values()])):
+        raise TypeError("reply is a function, or a dict from paths to functions")
+    # PEP 3333: in PATH_INFO each character is a byte of the path.
+    handlers = {(path or "/").encode().decode("latin-1"): f for path, f in reply.items()}
+
+    def find(environ: WSGIEnvironment) -> Handler:
+        try:
+            return handlers[environ.get("PATH_INFO") or "/"]
+        except KeyError:
+            raise NotFound("no messages are answered at this path") from None
+
+    return find
+
+
+def checked_public_url(public_url: str) -> str:
+    """Return *public_url* without a slash at its end; raise ValueError if it is not one.
+
+    >>> checked_public_url("https://abc.example/")
+    'https://abc.example'
+    """
+    parts = URL_PARTS.fullmatch(public_url)
+    if not parts or not parts[3] or "?" in (parts[5] or ""):
+        raise ValueError(f"public_url={public_url!r} is not like https://abc.example")
+    return public_url.rstrip("/")
+
+
+def from_path_on(url: str) -> str:
+    slash = url.find("/", url.index("://") + 3)
+    return url[slash:] if slash >= 0 else "/"
+
+
+def message_key(url: str, signed: str) -> str:
+    """Return what two deliveries of a message have in common, and no two messages have.
+
+    Of the URL only the path and the query: which of our names Twilio used is not in it.
+    """
+    return hashlib.sha256(to_bytes(from_path_on(url) + signed)).hexdigest()
+
+
+def come_back(message: IncomingMessage, key: str, round_: int) -> Answer:
+    """Return the answer that has Twilio ask again for the one to *message*."""
+    if round_ > Memory.ROUNDS:
+        log.error(
+            "message %s is not answered: its handler still runs, and Twilio came back %d times",
+            printable(message.sid, 64),
+            Memory.ROUNDS,
+        )
+        return FAILED
+    path = from_path_on(message.url)
+    # A reference that begins with two slashes would name a host.
+    path = message.url if path.startswith("//") else path
+    again = f"{path}{'&' if '?' in path else '?'}smsreply={key}.{round_}"
+    return Answer(twiml(Redirect(again, method="POST")))
+
+
+# ------------------------------------------------------------------------ 6. Remember
+
+
+class Memory:
+    """Answers each message once, and lets its handler take longer than Twilio waits.
+
+    The handler of a message runs in a thread of its own, and all deliveries of it wait
+    for that one run: in this process by its `Run`, in others by three entries of the
+    cache, named by a letter and the message's key:
+
+        a KEY   the answer, kept for an hour.
+        e KEY   how a run ended that is not to be repeated: it failed, or redirects.
+                Who waited gets it; for a new delivery the handler runs again.
+        c KEY   the claim: some process handles the message now.  It is renewed, so that
+                it ends soon after its process does.
+
+    A cache that fails is as good as none: the message is answered all the same.
+    """
+
+    ROUNDS = 6
+    ANSWER_AGE = 3600  # in seconds, as are the others
+    END_AGE = 60
+    CLAIM_AGE = 15
+    RENEWAL = 5
+    POLL = 0.1
+
+    def __init__(self, cache: Cache, patience: float) -> None:
+        if not 0 <= patience < 15:
+            raise ValueError(f"patience={patience!r}: Twilio waits for 15 s and no longer")
+        self._cache = cache
+        self._patience = patience
+        self._running: dict[str, Run] = {}
+        self._lock = threading.Lock()
+        self._renewing = False
+        self._seldom = Seldom()
+
+    def answer(self, key: str, round_: int, handle: Callable[[], Answer]) -> Answer | None:
+        """Return the answer to the message *key*, or None if it takes longer than patience."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            mine = Run(handle)
+            run = self._running.setdefault(key, mine)
+            if run is mine:
+                self._lead(key, run, round_, deadline)
+            if run.wait(deadline) and run.answer is not None:
+                return run.answer
+            # Not over, or given up by a delivery that led it and had no time left.
+            if time.monotonic() >= deadline:
+                return None
+
+    def _lead(self, key: str, run: Run, round_: int, deadline: float) -> None:
+        """Have *run* end: with what the cache has, by the handler, or by another process."""
+        try:
+            while True:
+                answer = self._kept(key, round_)
+                if answer is None and self._call("add", "c" + key, self.CLAIM_AGE, 1):
+                    answer = self._kept(key, round_)  # it may have come in between
+                    if answer is None:
+                        self._start(key, run)
+                        return
+                    self._call("delete", "c" + key)
+                if answer is not None or time.monotonic() >= deadline:
+                    self._end(key, run, answer)
+                    return
+                round_ = round_ or 1  # who has waited gets how the other's run ends
+                time.sleep(self.POLL)
+        except BaseException:
+            self._end(key, run, None)
+            raise
+
+    def _start(self, key: str, run: Run) -> None:
+        self._call("delete", "e" + key)
+        run.claimed = True
+        with self._lock:
+            start, self._renewing = not self._renewing, True
+        try:
+            if start:
+                start_thread(self._renew)
+            POOL.submit(lambda: self._run(key, run))
+        except Busy:
+            self._call("delete", "c" + key)
+            raise
+
+    def _run(self, key: str, run: Run) -> None:
+        """Run the handler, in a thread of the pool, and tell everybody."""
+        answer = FAILED
+        try:
+            answer = run.handle()
+        finally:
+            lasts = answer.status == OK and b"<Redirect" not in answer.body
+            kept = [answer.status, [list(pair) for pair in answer.extra], answer.body.decode("latin-1")]
+            if lasts:
+                self._call("set", "a" + key, self.ANSWER_AGE, kept)
+            else:
+                self._call("set", "e" + key, self.END_AGE, kept)
+            self._call("delete", "c" + key)
+            self._end(key, run, answer)
+
+    def _end(self, key: str, run: Run, answer: Answer | None) -> None:
+        del self._running[key]
+        run.end(answer)
+
+    def _renew(self) -> None:
+        """Renew the claims on what runs, for as long as anything does."""
+        while True:
+            time.sleep(self.RENEWAL)
+            claimed = [key for key, run in list(self._running.items()) if run.claimed]
+            for key in claimed:
+                if key in self._running:
+                    self._call("set", "c" + key, self.CLAIM_AGE, 1)
+            with self._lock:
+                if not claimed:
+                    self._renewing = False
+                    return
+
+    def _kept(self, key: str, round_: int) -> Answer | None:
+        return self._get("a" + key) or (self._get("e" + key) if round_ else None)
+
+    def _get(self, key: str) -> Answer | None:
+        kept = self._call("get", key)
+        if kept is None:
+            return None
+        try:
+            status, extra, body = kept
+            return Answer(body.encode("latin-1"), status, tuple([(n, v) for n, v in extra]))
+        except (TypeError, ValueError, AttributeError):
+            self._complain(f"it has {printable(repr(kept), 80)} where an answer was put")
+            return None
+
+    def _call(self, method: str, key: str, timeout: int = 0, value: Any = None) -> Any:
+        """Call the cache; if that fails, return what one that is empty would return."""
+        try:
+            if method in ("set", "add"):
+                return getattr(self._cache, method)(key, value, timeout)
+            return getattr(self._cache, method)(key)
+        except Exception as error:
+            self._complain(f"{method} raised {type(error).__name__}: {printable(str(error), 200)}")
+            return method == "add" or None
+
+    def _complain(self, what: str) -> None:
+        if self._seldom.admits("cache"):
+            log.error("the cache fails, and messages are answered without: %s%s",
+                      what, self._seldom.held_back("cache"))
+
+
+class Run:
+    """One run of a handler, and what it ends with."""
+
+    __slots__ = ("_over", "answer", "claimed", "handle")
+
+    def __init__(self, handle: Callable[[], Answer]) -> None:
+        self.handle = handle
+        self.answer: Answer | None = None
+        self.claimed = False
+        # Held until it is over.  Half of what a threading.Event costs.
+        self._over = threading.Lock()
+        self._over.acquire()
+
+    def wait(self, deadline: float) -> bool:
+        """Return whether it is over, which it may be until *deadline*."""
+        over = self._over.acquire(timeout=max(0.0, deadline - time.monotonic()))
+        if over:
+            self._over.release()  # for the next one who waits
+        return over
+
+    def end(self, answer: Answer | None) -> None:
+        self.answer = answer
+        self._over.release()
+
+
+def start_thread(work: Callable[[], None]) -> None:
+    try:
+        threading.Thread(target=work, name="smsreply", daemon=True).start()
+    except RuntimeError as error:  # the system has no more of them
+        raise Busy("no thread can be started") from error
+
+
+class Pool:
+    """At most *size* threads, which run what they are given, each for ever."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._threads = 0
+        self._busy = 0
+        self._lock = threading.Lock()
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Have a thread run *work*; raise `Busy` if all of them are busy."""
+        with self._lock:
+            if self._busy == self._size:
+                raise Busy(f"{self._size} messages are being handled, and that is the most")
+            if self._busy == self._threads:
+                start_thread(self._serve)
+                self._threads += 1
+            self._busy += 1
+        self._work.put(work)
+
+    def _serve(self) -> None:
+        while True:
+            work = self._work.get()
+            try:
+                work()
+            except BaseException as error:  # what a handler raises to end its thread, say
+                log.error("a thread went on after:\n%s", traceback_text(error))
+            with self._lock:
+                self._busy -= 1
+            del work  # and with it the message, until the next one comes
+
+    def drain(self, seconds: float) -> bool:
+        """Wait until nothing runs, *seconds* at most; return whether that came true."""
+        deadline = time.monotonic() + seconds
+        while self._busy and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return not self._busy
+
+
+POOL = Pool(32)
+
+
+class MemoryCache:
+    """A cache for one process: at most *entries* values, for at most *age* seconds each.
+
+    The oldest ones make room.  Time is `time.monotonic`, which cannot be put back.
+    """
+
+    def __init__(self, entries: int = 4096, age: float = 3600) -> None:
+        self._entries = entries
+        self._age = age
+        self._lock = threading.Lock()
+        self._kept: dict[str, tuple[float, Any]] = {}  # in the order of their coming
+
+    def get(self, key: str, default: Any = None) -> Any:
+        kept = self._kept.get(key)
+        return kept[1] if kept and kept[0] > time.monotonic() else default
+
+    def set(self, key: str, value: Any, timeout: float | None = None) -> bool:
+        with self._lock:
+            self._put(key, value, timeout)
+        return True
+
+    def add(self, key: str, value: Any, timeout: float | None = None) -> bool:
+        """Set *key* unless it is there; return whether it was set.  This is atomic."""
+        with self._lock:
+            absent = self.get(key, self) is self
+            if absent:
+                self._put(key, value, timeout)
+        return absent
+
+    def delete(self, key: str) -> bool:
+        with self._lock:
+            return self._kept.pop(key, None) is not None
+
+    def _put(self, key: str, value: Any, timeout: float | None) -> None:
+        self._kept.pop(key, None)
+        now = time.monotonic()
+        while self._kept:
+            oldest = next(iter(self._kept))
+            if len(self._kept) < self._entries and self._kept[oldest][0] > now:
+                break
+            del self._kept[oldest]
+        age = self._age if timeout is None else min(timeout, self._age)
+        self._kept[key] = (now + age, value)
+
+
+# ------------------------------------------------------------------------- 7. Explain
+
+
+def why_not_signed(
+    validator: RequestValidator, environ: WSGIEnvironment, url: str, fields: Pairs
+) -> str:
+    """Return why a request is refused, for the log: with nothing that names a person."""
+    post = environ["REQUEST_METHOD"] == "POST"
+    signature = environ.get("HTTP_X_TWILIO_SIGNATURE")
+    headers = {
+        name[5:].replace("_", "-"): value
+        for name, value in environ.items()
+        if name.startswith("HTTP_") and isinstance(value, str)
+    }
+    why, signed = validator.why(url, fields if post else None, signature, None, headers)
+    sid = printable(dict(fields).get("MessageSid", "without a MessageSid"), 64)
+    log.debug("message %s: %s", sid, printable(signed, 20_000))
+    return f"message {sid}: {why}"
+
+
+class Guess:
+    """A request that may have been signed instead of the one that came."""
+
+    __slots__ = ("advice", "fields", "uri")
+
+    def __init__(self, uri: str, fields: Pairs, advice: tuple[str, ...] = ()) -> None:
+        self.uri = uri
+        self.fields = fields
+        self.advice = advice
+
+    def at(self, uri: str, advice: str) -> Guess:
+        return Guess(uri, self.fields, (*self.advice, advice))
+
+    def having(self, fields: Pairs, advice: str) -> Guess:
+        return Guess(self.uri, fields, (*self.advice, advice))
+
+
+class Refusal:
+    """A signature that does not match, and the search for what it was made of.
+
+    All the usual near misses are tried: those of the URL alone and two at a time, those
+    of the fields, and one of each.  It takes some hundred HMACs, or thousands where
+    nothing matches: see `Seldom` for what keeps that from being an attacker's tool.
+    """
+
+    # Where the fields are longer than this, in characters, only single misses are tried.
+    LONG = 8192
+
+    def __init__(
+        self,
+        tokens: list[bytes],
+        uri: str,
+        params: Any,
+        signature: str | bytes | None,
+        algorithm: str | None,
+        headers: Mapping[str, str],
+    ) -> None:
+        self._headers = {name.lower(): value for name, value in headers.items()}
+        settings = self._headers.get("x-twilio-webhooks-signature-settings")
+        self._algorithm = (algorithm or signature_algorithm(settings)).upper()
+        self._tokens = tokens
+        given = signature or self._headers.get("x-twilio-signature") or b""
+        self._signature = to_bytes(given)
+        self._json = None
+        if isinstance(params, (str, bytes, bytearray)) and body_hash(uri):
+            self._json = to_bytes(bytes(params) if isinstance(params, bytearray) else params)
+            params = None
+        self._seen = Guess(uri, to_pairs(params))
+
+    def why(self) -> tuple[str, str]:
+        """Return the reason and its cure, and the string that was signed."""
+        signed = f"what would have to be signed: {signed_string(self._seen.uri, self._seen.fields)!r}"
+        return self._flaw() or self._near_miss() or self._no_idea(), signed
+
+    def _matches(self, guess: Guess) -> bool:
+        return self._made_by(guess, self._tokens, self._signature, self._algorithm)
+
+    def _made_by(self, guess: Guess, tokens: list[bytes], signature: bytes, algorithm: str) -> bool:
+        fields = signed_string("", guess.fields)
+        return any(
+            hmac.compare_digest(sign(token, spelling + fields, algorithm), signature)
+            for spelling in spellings(guess.uri)
+            for token in tokens
+        )
+
+    def _flaw(self) -> str:
+        """Return what is wrong with the signature itself, or with the keys."""
+        if not self._signature:
+            return (
+                "the header X-Twilio-Signature is missing or empty: Twilio did not send this, or"
+                " something on the way drops the header"
+            )
+        if self._algorithm not in HASHES:
+            return f"{printable(self._algorithm, 40)!r} is no algorithm that is known here"
+        if self._matches(self._seen):
+            return self._body_flaw()
+        other = HMAC_SHA1 if self._algorithm == HMAC_SHA256 else HMAC_SHA256
+        if self._made_by(self._seen, self._tokens, self._signature, other):
+            return (
+                f"signed with {other} and checked with {self._algorithm}: pass on the header"
+                " X-Twilio-Webhooks-Signature-Settings, which names the algorithm"
+            )
+        bare = self._signature.strip(b" \t\r\n\"'")
+        if bare != self._signature and self._made_by(self._seen, self._tokens, bare, self._algorithm):
+            return "the signature has white space or quotes around it that Twilio did not send"
+        size = {HMAC_SHA1: 28, HMAC_SHA256: 44}[self._algorithm]
+        if len(bare) != size:
+            return (
+                f"the signature has {len(self._signature)} characters, and one made with"
+                f" {self._algorithm} has {size}: it is not Twilio's, or it was changed on the way"
+            )
+        for characters, name in ((b" \t\r\n", "white space"), (b" \t\r\n\"'", "quotes")):
+            tokens = [token.strip(characters) for token in self._tokens]
+            if tokens != self._tokens and self._made_by(
+                self._seen, tokens, self._signature, self._algorithm
+            ):
+                return f"the auth token has {name} around it: set it without"
+        return ""
+
+    def _body_flaw(self) -> str:
+        if self._json is None:
+            return "nothing is wrong: the signature matches"
+        claimed, computed = body_hash(self._seen.uri), hashlib.sha256(self._json).hexdigest()
+        if claimed == computed:
+            return "nothing is wrong: the signature and the body's hash match"
+        return (
+            f"the URL is signed, but its bodySHA256 is {printable(claimed, 80)}, and the body's is {computed}:"
+            " pass the body's very bytes, before anything decodes or formats them"
+        )
+
+    def _near_miss(self) -> str:
+        for guess in self._guesses():
+            if self._matches(guess):
+                return f"signed for {self._shown(guess)}: {'; '.join(guess.advice)}"
+        return ""
+
+    def _shown(self, guess: Guess) -> str:
+        uri = re.sub("//[^/?#@]*@", "//…@", guess.uri)
+        return printable(uri.partition("?")[0], 300)
+
+    def _guesses(self) -> Iterator[Guess]:
+        """Yield what may have been signed instead, the likeliest first."""
+        first = list(self._urls(self._seen))
+        yield from first
+        others = list(self._forms(self._seen))
+        yield from others
+        if sum([len(name) + len(value) for name, value in self._seen.fields]) > self.LONG:
+            return
+        for url in first:
+            yield from self._urls(url)
+        for url in first:
+            yield from self._forms(url)
+
+    def _urls(self, guess: Guess) -> Iterator[Guess]:
+        """Yield *guess* with another URL."""
+        uri, _, fragment = guess.uri.partition("#")
+        parts = URL_PARTS.fullmatch(uri)
+        if not parts:
+            return
+        scheme, credentials, host, port, rest = parts.groups(default="")
+        path, mark, query = rest.partition("?")
+        origin = f"{scheme}://{host}{':' + port if port else ''}"
+        yield from self._forwarded(guess, origin, path, mark + query)
+        other = "http" if scheme.lower() == "https" else "https"
+        for host_port in {host, f"{host}:{port}"} if port else {host}:
+            yield guess.at(
+                f"{other}://{host_port}{rest}",
+                f'pass public_url="{other}://{printable(host_port, 200)}"'
+                + (" (a proxy ends TLS in front of this server)" if other == "https" else ""),
+            )
+        for name in ("www.",):
+            changed = host[len(name) :] if host.startswith(name) else name + host
+            yield guess.at(
+                f"{scheme}://{changed}{rest}", f'pass public_url="{scheme}://{printable(changed, 200)}"'
+            )
+        if path.endswith("/"):
+            slash, advice = path[:-1], "the URL in Twilio's console has no slash at its end: make them alike"
+        else:
+            slash, advice = path + "/", "the URL in Twilio's console ends in a slash: make them alike"
+        yield guess.at(f"{origin}{slash}{mark}{query}", advice)
+        yield from self._prefixes(guess, origin, path, mark + query)
+        if mark:
+            yield from self._queries(guess, origin + path, query)
+        if fragment:
+            yield guess.at(
+                f"{uri}#{fragment}", "Twilio never signs a fragment: whoever signed this did, and should not"
+            )
+        login = self._headers.get("authorization", "")
+        if not credentials and login.lower().startswith("basic "):
+            try:
+                credentials = base64.b64decode(login[6:]).decode()
+            except ValueError:
+                return
+            yield guess.at(
+                f"{scheme}://{credentials}@{host}{':' + port if port else ''}{rest}",
+                f'the credentials in the URL were signed: pass public_url="{scheme}://USER:PASSWORD@'
+                f'{printable(host, 200)}"',
+            )
+
+    def _forwarded(self, guess: Guess, origin: str, path: str, query: str) -> Iterator[Guess]:
+        """Yield the URL that the X-Forwarded-* headers describe: what a proxy was asked."""
+        scheme, _, host = origin.partition("://")
+        said = {
+            name: self._headers.get("x-forwarded-" + name, "").split(",")[0].strip()
+            for name in ("proto", "host", "port", "prefix")
+        }
+        if not any(said.values()):
+            return
+        scheme = said["proto"] or scheme
+        host = said["host"] or host
+        hosts = [host]
+        if said["port"]:
+            hosts.append(re.sub(r":\d*$", "", host) + ":" + said["port"])
+        if not said["host"]:
+            hosts.append(re.sub(r":\d*$", "", host))
+        for name in hosts:
+            for prefix in dict.fromkeys(["", "/" + said["prefix"].strip("/")]):
+                prefix = prefix.rstrip("/")
+                public = f"{scheme}://{name}{prefix}"
+                yield guess.at(f"{public}{path}{query}", f'pass public_url="{printable(public, 200)}"')
+
+    def _prefixes(self, guess: Guess, origin: str, path: str, query: str) -> Iterator[Guess]:
+        """Yield the URL without its first steps, and with the usual ones put before it."""
+        steps = path.split("/")[1:]
+        for count in range(1, min(len(steps), 4)):
+            prefix = "/" + "/".join(steps[:count])
+            shorter = "/" + "/".join(steps[count:])
+            yield guess.at(
+                f"{origin}{shorter}{query}",
+                f"the path {printable(prefix, 100)} was not in it: leave it out of public_url, or of the mount",
+            )
+        for prefix in ("/prod", "/dev", "/stage", "/staging", "/test", "/default", "/api", "/v1", "/twilio"):
+            yield guess.at(
+                f"{origin}{prefix}{path}{query}",
+                f'something stripped {prefix} from the path: pass public_url="{printable(origin + prefix, 200)}"',
+            )
+
+    def _queries(self, guess: Guess, before: str, query: str) -> Iterator[Guess]:
+        """Yield the URL with its query written in other ways."""
+        changed = "the query is not as Twilio sent it, but {}: use the raw one (REQUEST_URI, RAW_URI)"
+        yield guess.at(before, "the query was added on the way, or is not in the URL that Twilio was given")
+        pieces = query.split("&")
+        import itertools
+
+        orders = itertools.permutations(pieces) if len(pieces) <= 5 else [sorted(pieces), pieces[::-1]]
+        for order in orders:
+            yield guess.at(f"{before}?{'&'.join(order)}", changed.format("in another order"))
+        yield guess.at(
+            f"{before}?{'&'.join([p for p in pieces if p.partition('=')[2]])}",
+            changed.format("with blank values that were not signed"),
+        )
+        pairs = parse_qsl(query, keep_blank_values=True, separator="&")
+        from urllib.parse import quote_plus, unquote, unquote_plus
+
+        for quoter in (quote, quote_plus):
+            for safe in ("", "'", "/:", PATH_CHARACTERS + "?"):
+                text = "&".join([f"{quoter(n, safe=safe)}={quoter(v, safe=safe)}" for n, v in pairs])
+                yield guess.at(f"{before}?{text}", changed.format("escaped in another way"))
+        for text in (
+            query.replace("'", "%27"),
+            query.replace("%27", "'"),
+            query.replace("+", "%20"),
+            query.replace("%20", "+"),
+            unquote(query),
+            unquote_plus(query),
+        ):
+            yield guess.at(f"{before}?{text}", changed.format("escaped in another way"))
+
+    def _forms(self, guess: Guess) -> Iterator[Guess]:
+        """Yield *guess* with other fields."""
+        fields = guess.fields
+        uri, _, query = guess.uri.partition("#")[0].partition("?")
+        if fields:
+            yield guess.having([], "signed as a GET, whose fields are only in the URL: pass None for them")
+            yield from self._changed_values(guess)
+            for name in dict.fromkeys([name for name, _ in fields]):
+                yield guess.having(
+                    [field for field in fields if field[0] != name],
+                    f"the field {printable(name, 80)!r} was not signed: something on the way added it",
+                )
+            last = list(dict(fields).items())
+            first = list(dict(fields[::-1]).items())
+            for once in (last, first):
+                yield guess.having(once, "a field that comes twice was signed once: drop the other one")
+            yield from self._blanks(guess)
+        if query:
+            in_query = parse_qsl(query, keep_blank_values=True, separator="&")
+            yield Guess(
+                uri,
+                in_query,
+                (*guess.advice, "signed as a POST, and requested by GET: something on the way moved"
+                 " the fields to the query, a redirect say"),
+            )
+
+    def _changed_values(self, guess: Guess) -> Iterator[Guess]:
+        fields = guess.fields
+        for change, advice in (
+            (str.strip, "a value has white space around it that was not signed: something added it"),
+            (lambda v: v.replace(" ", "+"), "a + in a value became a space: something decoded the form twice"),
+            (lambda v: re.sub("^ ", "+", v), "the + of a number became a space: something decoded the form twice"),
+            (lambda v: re.sub("\r?\n", "\r\n", v), "line ends were changed from \\r\\n to \\n: use the body's bytes"),
+            (lambda v: v.replace("\r\n", "\n"), "line ends were changed to \\r\\n: use the body's bytes"),
+            (from_latin_1, "the form was decoded as Latin-1: it is UTF-8"),
+        ):
+            yield guess.having([(name, change(value)) for name, value in fields], advice)
+        for name, value in fields:
+            if name in ("Body", "ProfileName", "ButtonText"):
+                rest = [field for field in fields if field != (name, value)]
+                for text in (value + " ", " " + value, value + "\n", value + "\r\n"):
+                    yield guess.having(
+                        [*rest, (name, text)],
+                        f"white space at an end of {name} was trimmed: use the values as they came",
+                    )
+
+    def _blanks(self, guess: Guess) -> Iterator[Guess]:
+        """Yield the form without its blank values, and with those that are often blank."""
+        fields = guess.fields
+        yield guess.having(
+            [field for field in fields if field[1]], "blank values were not signed: something added them"
+        )
+        names = dict(fields)
+        places = [a + b for a in ("From", "To") for b in ("City", "State", "Zip", "Country")]
+        absent = [name for name in ["Body", *places] if name not in names]
+        for chosen in range(1, 1 << len(absent)):
+            blank = [(name, "") for bit, name in enumerate(absent) if chosen >> bit & 1]
+            yield guess.having(
+                [*fields, *blank],
+                f"the blank fields {', '.join([name for name, _ in blank])} were dropped: parse the"
+                " form with keep_blank_values=True",
+            )
+
+    def _no_idea(self) -> str:
+        return (
+            f"not signed for {self._shown(self._seen)} with {len(self._seen.fields)} fields, nor for anything"
+            " much like it: is the auth token the primary one of the account that owns the number, and is"
+            " this the URL in Twilio's console?"
+        )
+
+
+def from_latin_1(text: str) -> str:
+    try:
+        return text.encode("latin-1").decode()
+    except ValueError:
+        return text
+
+
+# -------------------------------------------------------------------------- 8. Serve
+
+PATH, PORT, PHONE_PORT = "/sms", 8767, 8768
+
+
+def quest(message: IncomingMessage) -> str:
+    """Answer as Twilio's own lesson on webhooks does."""
+    return "I'm busy questing right now!"
+
+
+class LoadError(Exception):
+    """A handler that cannot be loaded; the text says why, in one line."""
+
+
+def load(target: str) -> Any:
+    """Return what *target* names: ``module:name``, ``module`` or ``file.py``.
+
+    Of a module without a name it is ``reply``, or else ``application``.
+    """
+    place, _, name = target.partition(":")
+    module = import_module(place)
+    names = [name] if name else ["reply", "application"]
+    for name in names:
+        found = getattr(module, name, None)
+        if callable(found) or hasattr(found, "items"):
+            return found
+    raise LoadError(f"{printable(place)} has no function {' and no '.join(names)}")
+
+
+def import_module(place: str) -> Any:
+    import importlib.util
+
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        folder, file = os.path.split(os.path.abspath(place))
+        if folder not in sys.path:
+            sys.path.insert(0, folder)  # for what the file itself imports
+        return importlib.import_module(file[:-3])
+    except BaseException as error:  # SystemExit too: it is a file of somebody's own
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise LoadError(f"cannot import {printable(place)}: {where_raised(error)}") from error
+
+
+def where_raised(error: BaseException) -> str:
+    """Return the error, and the last place of it that is not in this file, in one line."""
+    what = f"{type(error).__name__}: {printable(str(error), 300)}"
+    trace, place = error.__traceback__, ""
+    while trace:
+        file = trace.tb_frame.f_code.co_filename
+        if file != __file__ and not file.startswith("<frozen"):
+            place = f" ({file}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return what if isinstance(error, SyntaxError) or "importlib" in place else what + place
+
+
+def is_application(target: Any) -> bool:
+    """Return whether *target* is called as PEP 3333 has it, and not with a message."""
+    import inspect
+
+    try:
+        inspect.signature(target).bind("environ", "start_response")
+    except (TypeError, ValueError):
+        return False
+    try:
+        inspect.signature(target).bind("message")
+    except TypeError:
+        return True
+    return False
+
+
+class EnvironmentApp:
+    """The application that the environment describes, for hosts that only take a name.
+
+    It serves what ``SMSREPLY_HANDLER`` names, at the URL of ``SMSREPLY_PUBLIC_URL``,
+    and reads both at the first request.
+    """
+
+    def __init__(self) -> None:
+        self._application: WSGIApplication | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        return (self._application or self._load())(environ, start_response)
+
+    def _load(self) -> WSGIApplication:
+        with self._lock:
+            if self._application is None:
+                self._application = from_environment()
+        return self._application
+
+
+def from_environment() -> WSGIApplication:
+    try:
+        target = load(os.environ["SMSREPLY_HANDLER"]) if os.environ.get("SMSREPLY_HANDLER") else quest
+        if is_application(target):
+            return target  # type: ignore[no-any-return]
+        return App(target, public_url=os.environ.get("SMSREPLY_PUBLIC_URL"))
+    except (LoadError, TypeError, ValueError) as error:
+        return refuse_all(f"nothing is answered: {error}")
+
+
+def refuse_all(why: str) -> WSGIApplication:
+    """Return an application that answers 500 to all, and logs *why*."""
+    seldom = Seldom()
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        if seldom.admits(why):
+            log.error("%s%s", why, seldom.held_back(why))
+        start_response(FAILED.status, FAILED.headers())
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else FAILED.body]
+
+    return application
+
+
+application = EnvironmentApp()
+
+
+class Reloading:
+    """A WSGI callable made anew by *make* when the file of *module* has changed.
+
+    If the new version cannot be loaded, that is reported, and the last good one stays.
+    """
+
+    def __init__(self, place: str, make: Callable[[], WSGIApplication]) -> None:
+        self._make = make
+        self._name = os.path.basename(place)[:-3] if place.endswith(".py") else place
+        self._application = make()
+        self._file = getattr(sys.modules[self._name], "__file__", None) or ""
+        self._version = self._look()
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        with self._lock:
+            version = self._look()
+            if version != self._version:
+                self._version = version
+                self._reload()
+        return self._application(environ, start_response)
+
+    def _look(self) -> tuple[int, int]:
+        try:
+            status = os.stat(self._file)
+        except OSError:  # an editor is just replacing it
+            return 0, 0
+        return status.st_mtime_ns, status.st_size
+
+    def _reload(self) -> None:
+        last_good = sys.modules.pop(self._name)
+        try:
+            self._application = self._make()
+            log.warning("%s has changed: reloaded", self._file)
+        except (LoadError, TypeError, ValueError) as error:
+            sys.modules[self._name] = last_good
+            log.error("%s has changed, and its last version stays: %s", self._file, error)
+
+
+def serve_development(application: WSGIApplication, host: str, port: int) -> Any:
+    """Return a server of wsgiref's, with a thread for each request, that listens."""
+    import socket
+    import socketserver
+    from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
+
+    class Server(socketserver.ThreadingMixIn, WSGIServer):
+        daemon_threads = True
+        request_queue_size = 128  # with 5, as it is, a burst waits for seconds
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+        def server_bind(self) -> None:
+            # HTTPServer's own asks the DNS for this machine's name first.
+            socketserver.TCPServer.server_bind(self)
+            self.server_name, self.server_port = self.server_address[:2]
+            self.setup_environ()
+
+    class Handler(WSGIRequestHandler):
+        timeout = 10  # seconds, for a body that never comes
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Leave it to the application to say what came."""
+
+        def finish(self) -> None:
+            # To close with bytes unread resets the connection, and the answer is lost.
+            super().finish()
+            try:
+                self.connection.shutdown(socket.SHUT_WR)
+                self.connection.settimeout(1)
+                for _ in range(64):
+                    if not self.connection.recv(65536):
+                        break
+            except OSError:
+                return
+
+    ServerHandler.http_version = "1.0"
+    server = Server((host, port), Handler)
+    server.set_app(application)
+    return server
+
+
+class Production:
+    """waitress, with this program's limits, and an end in which nothing is lost."""
+
+    GRACE = 30  # seconds for what is in flight, once SIGTERM has come
+
+    def __init__(self, application: WSGIApplication, host: str, port: int, threads: int) -> None:
+        import socket
+
+        import waitress
+
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind((host, port))
+        self._server = waitress.create_server(
+            application,
+            sockets=[self._socket],
+            threads=threads,
+            backlog=1024,
+            connection_limit=connection_limit(),
+            # select() cannot watch more than 1,024 connections.
+            asyncore_use_poll=hasattr(__import__("select"), "poll"),
+            max_request_body_size=MAX_BODY,
+            # App believes no X-Forwarded-* header, and explains with them why it refuses.
+            clear_untrusted_proxy_headers=not isinstance(application, App),
+            ident="",
+        )
+        self.server_address = self._socket.getsockname()
+        self._stop = False
+
+    def serve_forever(self) -> None:
+        import signal
+
+        signal.signal(signal.SIGTERM, self.stop)
+        while not self._stop:
+            self._loop(1)
+        self._server.del_channel()
+        self._socket.close()  # from here on, nobody new
+        deadline = time.monotonic() + self.GRACE
+        while self._in_flight() and time.monotonic() < deadline:
+            self._loop(0.1)
+        POOL.drain(deadline - time.monotonic())
+        self._server.task_dispatcher.shutdown(timeout=1)
+
+    def stop(self, *_: object) -> None:
+        self._stop = True
+        self._server.pull_trigger()
+
+    def _loop(self, timeout: float) -> None:
+        self._server.asyncore.loop(
+            timeout, self._server.adj.asyncore_use_poll, self._server._map, count=1
+        )
+
+    def _in_flight(self) -> bool:
+        """Return whether some request is not read, not answered, or not sent whole."""
+        return any(
+            channel.request or channel.requests or channel.total_outbufs_len
+            for channel in list(self._server.active_channels.values())
+        )
+
+
+def connection_limit() -> int:
+    """Return how many connections this process may have open, less some for itself."""
+    try:
+        import resource
+    except ImportError:  # there is none on Windows
+        return 400
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(100, min(soft if soft > 0 else 4096, 4096) - 100)
+
+
+# -------------------------------------------------------------------------- 9. Phone
+
+PHONE_NUMBER, YOUR_NUMBER = "+15005550001", "+15005550006"
+
+
+# ------------------------------------------------------------------ 10. Command line
+
+
+class UsageError(Exception):
+    """A command that cannot be carried out; the text says why, in one line."""
+
+
+def main(
+    argv: list[str] | None = None,
+    *,
+    _serve: Callable[[Any], None] = lambda server: server.serve_forever(),
+) -> int:
+    """Run the command line *argv* and return its exit status; see ``smsreply --help``."""
+    # A bot imports smsreply: it shall get this module, and not a second copy of it.
+    sys.modules.setdefault("smsreply", sys.modules[__name__])
+    arguments = sys.argv[1:] if argv is None else argv
+    options = command_line().parse_args(arguments or ["serve"])
+    try:
+        return int(options.command(options, _serve))
+    except (LoadError, UsageError) as error:
+        print(f"smsreply: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def command_line() -> Any:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="smsreply",
+        description="Answer text messages that Twilio delivers, or play Twilio. Alone: serve.",
+    )
+    parser.add_argument("--version", action="version", version=f"smsreply {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="serve a handler, and beside it the phone")
+    serve.set_defaults(command=run_serve)
+    serve.add_argument("handler", nargs="?", help="module:name, module or file.py; else a default reply")
+    serve.add_argument("--host", help="the address to listen at (127.0.0.1; with --production 0.0.0.0)")
+    serve.add_argument("--port", type=port_number, help=f"the port ({PORT}; with --production $PORT)")
+    serve.add_argument("--path", help=f"the path that is answered ({PATH})")
+    serve.add_argument("--public-url", help="scheme and host of the URL that Twilio has ($SMSREPLY_PUBLIC_URL)")
+    serve.add_argument("--no-verify", action="store_true", help="answer what nobody signed, too")
+    serve.add_argument("--production", action="store_true", help="serve with waitress")
+    serve.add_argument("--threads", type=int, help="with --production: how many threads (64)")
+    phone_port = serve.add_mutually_exclusive_group()
+    phone_port.add_argument("--phone-port", type=port_number, default=PHONE_PORT, help=f"({PHONE_PORT})")
+    phone_port.add_argument("--no-phone", action="store_true", help="do not serve the phone")
+
+    webhook = f"http://localhost:{PORT}{PATH}"
+    text = commands.add_parser("text", help="send a message as Twilio would, and print the reply")
+    text.set_defaults(command=run_text)
+    text.add_argument("body", nargs="?", help="the text; without one, a conversation")
+    text.add_argument("--webhook", default=webhook, help=f"the URL to send it to ({webhook})")
+    text.add_argument("--public-url", help="what the URL is signed for, if that is another")
+    text.add_argument("--from", dest="number", default=PHONE_NUMBER, help=f"({PHONE_NUMBER})")
+    text.add_argument("--to", default=YOUR_NUMBER, help=f"({YOUR_NUMBER})")
+    text.add_argument("--media", action="append", default=[], metavar="URL", help="a picture's URL")
+    text.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="a parameter more")
+    text.add_argument("--get", action="store_true", help="send it by GET")
+    text.add_argument("--verbose", action="store_true", help="print both sides of the wire")
+
+    phone = commands.add_parser("phone", help="serve the phone's page, for any webhook")
+    phone.set_defaults(command=run_phone)
+    phone.add_argument("--webhook", default=webhook, help=f"the URL to send messages to ({webhook})")
+    phone.add_argument("--public-url", help="what the URL is signed for, if that is another")
+    phone.add_argument("--port", type=port_number, default=PHONE_PORT, help=f"({PHONE_PORT})")
+
+    explain = commands.add_parser(
+        "explain",
+        help="say why a signature does not match; the body is read from standard input",
+        description="The auth token is read from TWILIO_AUTH_TOKEN.",
+    )
+    explain.set_defaults(command=run_explain)
+    explain.add_argument("--url", required=True, help="the URL, as the server saw it")
+    explain.add_argument("--signature", default="", help="the header X-Twilio-Signature")
+    explain.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="a field of the form")
+    explain.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help="another header")
+    return parser
+
+
+def port_number(text: str) -> int:
+    number = int(text)  # argparse makes a ValueError a message of its own
+    if not 0 <= number < 65536:
+        raise ValueError(text)
+    return number
+
+
+def run_serve(options: Any, _serve: Callable[[Any], None]) -> int:
+    target = load_from_here(options.handler) if options.handler else quest
+    shaping = [name for name in ("path", "public_url", "no_verify") if getattr(options, name)]
+    if is_application(target) and shaping:
+        option = "--" + shaping[0].replace("_", "-")
+        raise UsageError(f"{options.handler} is an application: {option} shapes one that is made of a function")
+    if options.path and not callable(target):
+        raise UsageError(f"{options.handler} says itself which paths are answered: leave --path out")
+    log_to_terminal(logging.WARNING if options.production else logging.DEBUG)
+    return serve_in_production(options, target, _serve) if options.production else serve_here(options, target, _serve)
+
+
+def load_from_here(target: str) -> Any:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # it is the script's folder that Python put there
+    return load(target)
+
+
+def make_app(options: Any, target: Any, verify: bool, cache: Cache) -> WSGIApplication:
+    if is_application(target):
+        return target  # type: ignore[no-any-return]
+    path = options.path or PATH
+    if not path.startswith("/"):
+        raise UsageError(f"--path {printable(path)}: a path begins with a slash")
+    public_url = options.public_url or os.environ.get("SMSREPLY_PUBLIC_URL")
+    try:
+        return App(
+            {path: target} if callable(target) else target, verify=verify, public_url=public_url, cache=cache
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+
+
+def serve_here(options: Any, target: Any, _serve: Callable[[Any], None]) -> int:
+    """Serve for one developer: on loopback, reloading, and with the phone beside it."""
+    sys.dont_write_bytecode = True  # a file that changed twice in a second would be taken for its old self
+    token = os.environ.get("TWILIO_AUTH_TOKEN", "").strip()
+    verify = bool(token) and not options.no_verify
+    cache = MemoryCache()  # outlives a reload
+
+    def make() -> WSGIApplication:
+        return make_app(options, load(options.handler) if options.handler else target, verify, cache)
+
+    app = Reloading(options.handler.partition(":")[0], make) if options.handler else make()
+    host, port = options.host or "127.0.0.1", PORT if options.port is None else options.port
+    server = listening(lambda: serve_development(app, host, port), host, port)
+    named = "localhost" if host == "127.0.0.1" else f"[{host}]" if ":" in host else host
+    port = server.server_address[1]
+    path = options.path or PATH if callable(target) and not is_application(target) else ""
+    webhook = f"http://{named}:{port}{path}"
+    print(f"Answering at {webhook} (Ctrl-C stops it)", flush=True)
+    if not verify:
+        log.warning(
+            "Unsigned messages are answered, from anybody who reaches this port: set TWILIO_AUTH_TOKEN"
+            if not token
+            else "Unsigned messages are answered, from anybody who reaches this port"
+        )
+    if not options.no_phone:
+        phone_beside(options, webhook if path else webhook + PATH)
+    try:
+        _serve(server)
+    finally:
+        server.server_close()
+    return 0
+
+
+def phone_beside(options: Any, webhook: str) -> None:
+    try:
+        server = serve_phone(webhook, options.public_url, options.phone_port)
+    except OSError as error:
+        log.warning("The phone is not served: port %d: %s", options.phone_port, error.strerror or error)
+        return
+    print(f"Phone at http://localhost:{server.server_address[1]}/", flush=True)
+    threading.Thread(target=server.serve_forever, name="smsreply-phone", daemon=True).start()
+
+
+def serve_in_production(options: Any, target: Any, _serve: Callable[[Any], None]) -> int:
+    """Serve for everybody, if Twilio's signature can be checked."""
+    app = make_app(options, target, not options.no_verify, MemoryCache())
+    token = os.environ.get("TWILIO_AUTH_TOKEN", "").strip()
+    if not token and not options.no_verify and not is_application(target):
+        raise UsageError("set TWILIO_AUTH_TOKEN to your account's auth token: nobody is answered without")
+    host = options.host or "0.0.0.0"  # noqa: S104  -- that is what production is
+    try:
+        port = options.port if options.port is not None else port_number(os.environ.get("PORT") or str(PORT))
+    except ValueError:
+        raise UsageError(f"PORT={os.environ['PORT']!r} is not a port") from None
+    threads = 64 if options.threads is None else options.threads
+    if threads < 1:
+        raise UsageError(f"--threads {threads}: at least one is needed")
+    try:
+        server = listening(lambda: Production(app, host, port, threads), host, port)
+    except ImportError:
+        raise UsageError(
+            "waitress is not installed, and --production needs it: python3 -m pip install waitress"
+        ) from None
+    print(f"Answering at http://{host}:{server.server_address[1]} (SIGTERM stops it)", flush=True)
+    _serve(server)
+    return 0
+
+
+def listening(make: Callable[[], Any], host: str, port: int) -> Any:
+    try:
+        return make()
+    except OSError as error:
+        raise UsageError(f"cannot listen at {printable(host)}:{port}: {error.strerror or error}") from error
+
+
+def log_to_terminal(level: int) -> None:
+    """Show what is logged: trouble on stderr, and messages, if *level* is DEBUG, on stdout."""
+
+    class Terminal(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+            try:
+                print(self.format(record), file=stream, flush=True)
+            except (OSError, ValueError):  # a terminal that was closed is no reason to answer nobody
+                return
+
+    terminal = Terminal()
+    for name, least in (("smsreply", level), ("waitress", logging.WARNING), ("waitress.queue", logging.ERROR)):
+        logging.getLogger(name).setLevel(least)
+    for name in ("smsreply", "waitress"):
+        logging.getLogger(name).handlers[:] = [terminal]
+        logging.getLogger(name).propagate = False
+
+
+def run_text(options: Any, _serve: Callable[[Any], None]) -> int:
+    phone = Phone(
+        options.webhook,
+        public_url=options.public_url,
+        number=options.number,
+        to=options.to,
+        method="GET" if options.get else "POST",
+    )
+    params = dict(name_and_value(param, "=") for param in options.param)
+    if options.body is not None or options.media:
+        return text_once(phone, options, options.body or "", params)
+    status = 0
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return status
+        status = max(status, text_once(phone, options, line.rstrip("\r\n"), params))
+
+
+def text_once(phone: Phone, options: Any, body: str, params: dict[str, str]) -> int:
+    exchange = phone.text(body, media=options.media, **params)
+    if options.verbose:
+        print(exchange.wire())
+    for message in exchange.messages:
+        for line in (message.body or "").splitlines() or [""]:
+            print(printable(line, 10_000))
+        for url in message.media:
+            print(printable(url))
+    if exchange.error:
+        print(f"smsreply: {exchange.error}", file=sys.stderr)
+    return 1 if exchange.error else 0
+
+
+def run_phone(options: Any, _serve: Callable[[Any], None]) -> int:
+    server = listening(
+        lambda: serve_phone(options.webhook, options.public_url, options.port), "127.0.0.1", options.port
+    )
+    print(f"Phone at http://localhost:{server.server_address[1]}/ (Ctrl-C stops it)", flush=True)
+    try:
+        _serve(server)
+    finally:
+        server.server_close()
+    return 0
+
+
+def run_explain(options: Any, _serve: Callable[[Any], None]) -> int:
+    token = os.environ.get("TWILIO_AUTH_TOKEN", "")
+    if not token.strip():
+        raise UsageError("set TWILIO_AUTH_TOKEN to the token that the request should be signed with")
+    headers = dict(name_and_value(header, ":") for header in options.header)
+    body = b"" if options.param or sys.stdin.isatty() else sys.stdin.buffer.read(MAX_BODY)
+    fields = [name_and_value(param, "=") for param in options.param]
+    validator = RequestValidator(token)
+    signature = options.signature or headers.get("X-Twilio-Signature", "")
+    print(validator.explain(options.url, fields or body, signature, None, headers))
+    settings = {name.lower(): value for name, value in headers.items()}.get("x-twilio-webhooks-signature-settings")
+    return 0 if validator.validate(options.url, fields or body, signature, signature_algorithm(settings)) else 1
+
+
+def name_and_value(text: str, mark: str) -> tuple[str, str]:
+    name, found, value = text.partition(mark)
+    if not found or not name.strip():
+        raise UsageError(f"{printable(text, 80)!r} is not like NAME{mark}VALUE")
+    return name.strip(), value.strip() if mark == ":" else value
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,146 @@
+"""What several test files need: real messages, environs, and servers on free ports."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlencode
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+import pytest
+
+import smsreply
+
+ROOT = Path(__file__).parent.parent
+TOKEN = "12345"
+SID = "SM0123456789abcdef0123456789abcdef"
+MESSAGE = {
+    "ToCountry": "US",
+    "ToState": "CA",
+    "SmsMessageSid": SID,
+    "NumMedia": "0",
+    "ToCity": "SAUSALITO",
+    "FromZip": "",
+    "SmsSid": SID,
+    "FromState": "CA",
+    "SmsStatus": "received",
+    "FromCity": "",
+    "Body": "Hello & <b>café</b> 😀 it’s 100%+1",
+    "FromCountry": "US",
+    "To": "+15558675310",
+    "ToZip": "94965",
+    "NumSegments": "1",
+    "MessageSid": SID,
+    "AccountSid": "AC0123456789abcdef0123456789abcdef",
+    "From": "+14017122661",
+    "ApiVersion": "2010-04-01",
+}
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    """No variable of the developer's own decides what a test sees."""
+    for name in ("TWILIO_AUTH_TOKEN", "PORT", "SMSREPLY_PUBLIC_URL", "SMSREPLY_HANDLER"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def make_environ(body=b"", method="POST", **more):
+    """Return an environ of PEP 3333's, by default for an unsigned POST to /sms."""
+    if isinstance(body, dict):
+        body = urlencode(body).encode()
+    environ = {
+        "REQUEST_METHOD": method,
+        "PATH_INFO": "/sms",
+        "QUERY_STRING": "",
+        "HTTP_HOST": "abc.example",
+        "wsgi.url_scheme": "https",
+        "wsgi.input": io.BytesIO(body),
+    }
+    if method == "POST":
+        environ.update(CONTENT_LENGTH=str(len(body)), CONTENT_TYPE=smsreply.FORM_TYPE)
+    setup_testing_defaults(environ)
+    environ.update(more)
+    return {name: value for name, value in environ.items() if value is not None}
+
+
+def call(app, environ, *, validate=True):
+    """Return the status, headers and body of *app*'s answer, checked by wsgiref.validate."""
+    got = []
+
+    def start_response(status, headers, exc_info=None):
+        got.extend((status, dict(headers)))
+        return lambda data: None
+
+    result = (validator(app) if validate else app)(environ, start_response)
+    try:
+        body = b"".join(result)
+    finally:
+        if hasattr(result, "close"):
+            result.close()
+    return got[0], got[1], body
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for_port(port, process=None, seconds=20):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process is not None and process.poll() is not None:
+            raise AssertionError(f"the server ended with {process.returncode}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"nothing listens at port {port}")
+
+
+@contextlib.contextmanager
+def running(*command, port, env=None, cwd=None, stop=True):
+    """Run *command*, a server, until the block ends; yield the process, whose output is read."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("TWILIO_", "SMSREPLY_"))}
+    environ.update(PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1", **(env or {}))
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environ,
+        cwd=cwd,
+    )
+    try:
+        wait_for_port(port, process)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture
+def bot(tmp_path):
+    """Write a bot's file; return a function that does, and its folder."""
+
+    def write(source, name="bot.py"):
+        file = tmp_path / name
+        file.write_text(source)
+        return file
+
+    return write
+
+
+PYTHON = sys.executable
