@@ -2178,6 +2178,644 @@ def connection_limit() -> int:
 
 PHONE_NUMBER, YOUR_NUMBER = "+15005550001", "+15005550006"
 
+# Twilio's own codes, in its words more or less, and what helps.
+ERRORS = {
+    11200: ("the URL could not be retrieved", "open the URL in a browser: does it lead to your server?"),
+    11205: ("no connection, or no answer in time", "start the server; answer within 15 s, or use a cache"),
+    11206: ("not HTTP, or an illegal cookie", "look at the answer's first bytes and at its Set-Cookie"),
+    11215: ("too many redirects", "let a redirect lead to an answer"),
+    11217: ("the answer's status is an error", "the server's log says why; 403 is a refused signature"),
+    11750: ("the answer is over 64 kB", "answer with less"),
+    12100: ("the answer is not well-formed XML", "escape & and <; let nothing stand before <?xml"),
+    12200: ("the answer is XML, but not TwiML", "use only Twilio's verbs and attributes, case and all"),
+    12300: ("the answer's Content-Type is missing or unusable", "send text/xml"),
+    14103: ("a message has neither text nor media, or too much of it", "1 to 1600 characters, 10 media"),
+    14107: ("too many replies in a chain", "let an automatic reply not be replied to"),
+}
+
+
+class TwilioError(Exception):
+    """What Twilio would report: its *code*, the *meaning* and *cure* of that, and *detail*."""
+
+    def __init__(self, code: int, detail: str = "") -> None:
+        self.code = code
+        self.meaning, self.cure = ERRORS[code]
+        self.detail = printable(detail, 300)
+        super().__init__(f"{code}: {self.meaning}{f' ({self.detail})' if detail else ''}: {self.cure}")
+
+
+class Request(bytes):
+    """A request as it is on the wire, and what it was made of.
+
+    *signed* is the string that *signature* is made of; without a token both are empty.
+    """
+
+    method: str
+    url: str  # Twilio's: the public one
+    target: str  # where it goes: the same, but for what stands in front of the webhook
+    fields: Pairs
+    headers: list[tuple[str, str]]
+    body: bytes
+    signed: str
+    signature: str
+
+
+class Response(bytes):
+    """An answer as it was on the wire, and what it has; *seconds* is how long it took."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    seconds: float
+
+    def header(self, name: str) -> str:
+        """Return the last header of that *name*, or an empty string."""
+        return {key.lower(): value for key, value in self.headers}.get(name.lower(), "")
+
+
+class SentMessage:
+    """A message that somebody gets: a text, URLs of media, and two numbers."""
+
+    def __init__(self, body: str, media: tuple[str, ...], to: str, from_: str) -> None:
+        self.body, self.media, self.to, self.from_ = body, media, to, from_
+
+    def __repr__(self) -> str:
+        return f"SentMessage({self.body!r}, {self.media!r}, to={self.to!r}, from_={self.from_!r})"
+
+
+class Exchange:
+    """A message, and all that became of it.
+
+    *requests* and *answers* are as on the wire, in order; the last request may have got
+    no answer.  *messages* are what people get, and *error* is a `TwilioError` or None.
+    """
+
+    def __init__(self, params: dict[str, str]) -> None:
+        self.params = params
+        self.requests: list[Request] = []
+        self.answers: list[Response] = []
+        self.messages: list[SentMessage] = []
+        self.error: TwilioError | None = None
+
+    @property
+    def seconds(self) -> float:
+        return sum([answer.seconds for answer in self.answers])
+
+    def wire(self) -> str:
+        """Return both sides of the wire, and what was signed, to be read on a terminal."""
+        lines = []
+        for number, request in enumerate(self.requests):
+            lines += [f"> {printable(line, 70_000)}" for line in request.decode().split("\r\n")]
+            lines.append(f"  signed: {printable(request.signed, 70_000) or 'nothing, as there is no token'}")
+            for answer in self.answers[number : number + 1]:
+                text = answer.decode("utf-8", "backslashreplace").splitlines()
+                lines += [f"< {printable(line, 70_000)}" for line in text]
+                lines.append(f"  after {answer.seconds:.3f} s of 15")
+        return "\n".join(lines)
+
+
+class Phone:
+    """Twilio's side, offline: texts a webhook, and does what Twilio does with the answer.
+
+    *webhook* is a URL, or a WSGI callable, which then is at ``https://localhost/sms``.
+    *auth_token* is found as `App` finds it; without one, nothing is signed.
+    *public_url* is what the webhook takes for its URL: scheme, host, and path prefix if
+    something strips one; or all of the URL.  *number* texts, and *to* is texted.
+
+    >>> phone = Phone(App(lambda message: message.body.upper(), auth_token="12345"), auth_token="12345")
+    >>> phone.text("hello").messages[0].body
+    'HELLO'
+    """
+
+    TIMEOUT = 15  # seconds for an answer, connecting included
+    CONNECT_TIMEOUT = 5
+    REDIRECTS = 10
+    REPLIES = 30
+    COOKIE_AGE = 4 * 60 * 60
+
+    def __init__(
+        self,
+        webhook: str | WSGIApplication,
+        *,
+        auth_token: str | None = None,
+        public_url: str | None = None,
+        number: str = PHONE_NUMBER,
+        to: str = YOUR_NUMBER,
+        method: str = "POST",
+    ) -> None:
+        self.auth_token = auth_token
+        self.number = number
+        self.to = to
+        self.method = method.upper()
+        self._call = None if isinstance(webhook, str) else webhook
+        self._public, self._local, path = whereabouts(webhook, public_url)
+        # All that Twilio would be given, less the overrides, which it does not request.
+        path, _, overrides = path.partition("#")
+        self.url = self._public + path
+        self._overrides = dict(parse_qsl(overrides))
+        self._jars: dict[tuple[str, str], Jar] = {}
+
+    def text(self, body: str = "", *, media: Iterable[Any] = (), **params: str | None) -> Exchange:
+        """Send a message with *body* and *media*; return what became of it.
+
+        *media* are URLs, or pairs of a URL and a content type; *params* are more of
+        Twilio's parameters, or others of them: ``ProfileName="Ada"``; None leaves one out.
+        """
+        return self.deliver(message_params(self.number, self.to, body, media, params))
+
+    def repeat(self, exchange: Exchange) -> Exchange:
+        """Deliver the message of *exchange* once more, with the MessageSid it had."""
+        return self.deliver(exchange.params)
+
+    def deliver(
+        self, params: dict[str, str], *, method: str | None = None, signature: str | None = None
+    ) -> Exchange:
+        """Send just these *params*, and, if it is given, with this *signature*."""
+        exchange = Exchange(dict(params))
+        try:
+            self._follow(exchange, self.url, (method or self.method).upper(), exchange.params, signature)
+        except TwilioError as error:
+            exchange.error = error
+        return exchange
+
+    def _follow(
+        self, exchange: Exchange, url: str, method: str, params: dict[str, str], signature: str | None = None
+    ) -> None:
+        """Request *url*, and whatever its answer leads to."""
+        while True:
+            if len(exchange.requests) > self.REDIRECTS:
+                raise TwilioError(11215, f"{self.REDIRECTS} were followed")
+            answer = self._request(exchange, url, method, params, signature)
+            signature = None
+            location = answer.header("location")
+            if answer.status in (301, 302, 303, 307, 308) and location:
+                # RFC 9110, 15.4: only 307 and 308 keep the method for certain.
+                method = method if answer.status >= 307 else "GET"
+                url = absolute(url, location)
+            else:
+                onward = self._obey(exchange, url, answer)
+                if onward is None:
+                    return
+                url, method, params = onward[0], onward[1], onward[2] or params
+
+    def _obey(
+        self, exchange: Exchange, url: str, answer: Response
+    ) -> tuple[str, str, dict[str, str] | None] | None:
+        """Do what *answer* says; return where to go on, if it says so."""
+        for verb in verbs_of(answer):
+            if isinstance(verb, str):
+                self._send(exchange, SentMessage(verb, (), self.number, self.to))
+            elif verb.tag == "Redirect":
+                return absolute(url, (verb.text or "").strip()), verb.get("method", "POST").upper(), None
+            else:
+                message = message_of(verb, url, exchange.params)
+                self._send(exchange, message)
+                if verb.get("action"):
+                    status = status_params(message, exchange.params)
+                    return absolute(url, verb.get("action", "")), verb.get("method", "POST").upper(), status
+        return None
+
+    def _send(self, exchange: Exchange, message: SentMessage) -> None:
+        if not (message.body.strip() or message.media):
+            raise TwilioError(14103, "neither text nor media")
+        if utf16_units(xml_text(message.body)) > MAX_MESSAGE:
+            raise TwilioError(14103, f"{utf16_units(xml_text(message.body))} characters")
+        if len(exchange.messages) == self.REPLIES:
+            raise TwilioError(14107, f"{self.REPLIES} replies to one message")
+        exchange.messages.append(message)
+
+    def _request(
+        self, exchange: Exchange, url: str, method: str, params: dict[str, str], signature: str | None
+    ) -> Response:
+        """Make one request, and again if Twilio would; return the answer."""
+        tries = int_or(self._overrides.get("rc"), 1)
+        policy = self._overrides.get("rp", "ct").lower().split(",")
+        jar = self._jars.setdefault((params.get("From", ""), params.get("To", "")), Jar())
+        request = self._made(url, method, params, jar, signature)
+        for left in range(tries, -1, -1):
+            exchange.requests.append(request)
+            try:
+                answer = self._sent(request)
+            except (ConnectFailed, TwilioError) as error:
+                if not left or not {"all", "ct" if isinstance(error, ConnectFailed) else "rt"} & set(policy):
+                    if isinstance(error, ConnectFailed):
+                        raise TwilioError(11205, str(error)) from error
+                    raise
+                exchange.requests.pop()
+                continue
+            exchange.answers.append(answer)
+            jar.keep(answer, url)
+            if answer.status < 400:
+                return answer
+            if not left or not {"all", f"{answer.status // 100}xx"} & set(policy):
+                break
+        raise TwilioError(11217, f"status {answer.status}")
+
+    def _made(
+        self, url: str, method: str, params: dict[str, str], jar: Jar, signature: str | None
+    ) -> Request:
+        """Return the request for *url*, whole and signed."""
+        from urllib.parse import urlencode
+        from uuid import uuid4
+
+        url = url.partition("#")[0]
+        form = urlencode(params, errors="replace")
+        if method != "POST":
+            url, form = f"{url}{'&' if '?' in url else '?'}{form}", ""
+        tokens = to_tokens(os.environ.get("TWILIO_AUTH_TOKEN") if self.auth_token is None else self.auth_token)
+        signed = signed_string(url, params.items() if method == "POST" else ()) if tokens else ""
+        if signature is None:
+            signature = sign(tokens[0], signed).decode() if tokens else ""
+        target = self._target(url)
+        _, credentials, host, rest = split_url(target)
+        headers = [("Host", host), ("User-Agent", "TwilioProxy/1.1"), ("Accept", "*/*")]
+        if credentials:
+            login = base64.b64encode(credentials.encode()).decode()
+            headers.append(("Authorization", f"Basic {login}"))
+        headers += [("I-Twilio-Idempotency-Token", str(uuid4())), ("X-Home-Region", "us1")]
+        headers += [("X-Twilio-Signature", signature)] if signature else []
+        headers += [("Cookie", jar.header(url))] if jar.header(url) else []
+        if method == "POST":
+            headers.append(("Content-Type", FORM_TYPE + "; charset=UTF-8"))
+            headers.append(("Content-Length", str(len(form))))
+        headers.append(("Connection", "close"))
+        head = "".join([f"{name}: {value}\r\n" for name, value in headers])
+        request = Request(f"{method} {rest} HTTP/1.1\r\n{head}\r\n{form}".encode())
+        request.method, request.url, request.target = method, url, target
+        request.fields, request.headers, request.body = list(params.items()), headers, form.encode()
+        request.signed, request.signature = signed, signature
+        return request
+
+    def _target(self, url: str) -> str:
+        """Return where a request for *url* goes: what stands before the webhook is left out."""
+        return self._local + url[len(self._public) :] if url.startswith(self._public) else url
+
+    def _sent(self, request: Request) -> Response:
+        started = time.monotonic()
+        total = min(self.TIMEOUT, int_or(self._overrides.get("tt"), 15_000) / 1000)
+        connect = min(total, int_or(self._overrides.get("ct"), self.CONNECT_TIMEOUT * 1000) / 1000)
+        if self._call is None:
+            answer = over_the_wire(request, started + total, connect)
+        elif request.url.startswith(self._public):
+            answer = in_process(self._call, request)
+        else:
+            raise TwilioError(11200, f"{request.url} is not in this process")
+        answer.seconds = time.monotonic() - started
+        if answer.seconds > total:
+            raise TwilioError(11205, f"the answer took {answer.seconds:.1f} s")
+        if len(answer.body) > MAX_TWIML:
+            raise TwilioError(11750)
+        return answer
+
+
+def split_url(url: str) -> tuple[str, str, str, str]:
+    """Return the scheme, the credentials, the host with its port, and the rest of *url*."""
+    parts = URL_PARTS.fullmatch(url)
+    if not parts or not parts[3]:
+        raise TwilioError(11200, f"{url!r} is not a URL")
+    scheme, credentials, host, port, rest = parts.groups(default="")
+    rest = rest if rest.startswith("/") else "/" + rest
+    return scheme.lower(), credentials, host + (":" + port if port else ""), rest
+
+
+def whereabouts(webhook: str | WSGIApplication, public_url: str | None) -> tuple[str, str, str]:
+    """Return what the webhook's URL begins with, for Twilio and for us, and how it goes on."""
+    if isinstance(webhook, str):
+        scheme, credentials, host, path = checked_url(webhook)
+        local = f"{scheme}://{credentials + '@' if credentials else ''}{host}"
+        if not public_url:
+            return f"{scheme}://{host}", local, path
+        checked_url(public_url)
+        return public_url.rstrip("/").removesuffix(path.partition("#")[0]), local, path
+    own = webhook._public_url if isinstance(webhook, App) else None
+    if own and (public_url or own).startswith(own):
+        path = (public_url or own)[len(own) :]
+    else:
+        scheme, _, host, path = checked_url(public_url or "https://localhost")
+        own = f"{scheme}://{host}"
+    scheme, _, host, _ = checked_url(own)
+    return own, f"{scheme}://{host}", PATH if path in ("", "/") else path
+
+
+def checked_url(url: str) -> tuple[str, str, str, str]:
+    try:
+        scheme, credentials, host, path = split_url(url.partition("#")[0])
+    except TwilioError:
+        raise ValueError(f"{url!r} is not a URL like https://abc.example/sms") from None
+    fragment = url.partition("#")[2]
+    return scheme, credentials, host, f"{path}#{fragment}" if fragment else path
+
+
+def absolute(base: str, reference: str) -> str:
+    from urllib.parse import urljoin
+
+    url = urljoin(base, reference)
+    if not URL_PARTS.fullmatch(url):
+        raise TwilioError(11200, f"{reference!r} leads nowhere")
+    return url
+
+
+def int_or(text: str | None, default: int) -> int:
+    return int(text) if text and text.isdecimal() and len(text) < 6 else default
+
+
+def new_sid(prefix: str) -> str:
+    return prefix + os.urandom(16).hex()
+
+
+ACCOUNT = "AC" + "0123456789abcdef" * 2
+
+
+def message_params(
+    number: str, to: str, body: str, media: Iterable[Any], more: Mapping[str, str | None]
+) -> dict[str, str]:
+    """Return the parameters that Twilio sends for a message, those of *more* among them."""
+    import mimetypes
+
+    pictures = [one if isinstance(one, tuple) else (one, mimetypes.guess_type(one)[0]) for one in media]
+    sid = new_sid("MM" if pictures else "SM")
+    channel = number.partition(":")[0] + ":" if ":" in number else ""
+    params = {"ToCountry": "US", "ToState": "", "SmsMessageSid": sid, "NumMedia": str(len(pictures))}
+    params.update(ToCity="", FromZip="", SmsSid=sid, FromState="", SmsStatus="received", FromCity="")
+    if channel:  # WhatsApp's and RCS's messages come from no place
+        params = {"SmsMessageSid": sid, "NumMedia": str(len(pictures)), "SmsSid": sid, "SmsStatus": "received"}
+    if channel == "whatsapp:":
+        params.update(ProfileName="Ada", WaId=number.rpartition("+")[2], MessageType="text", ReferralNumMedia="0")
+    params.update(Body=body)
+    if not channel:
+        params.update(FromCountry="US", ToZip="")
+    for index, (url, content_type) in enumerate(pictures):
+        params[f"MediaUrl{index}"] = url
+        params[f"MediaContentType{index}"] = content_type or "image/jpeg"
+    params.update(To=to if to.startswith(channel) else channel + to, NumSegments=segments(body, len(pictures)))
+    params.update(MessageSid=sid, AccountSid=ACCOUNT, From=number, ApiVersion="2010-04-01")
+    for name, value in more.items():
+        params[name] = value or ""
+        if value is None:
+            del params[name]
+    return params
+
+
+def segments(body: str, pictures: int) -> str:
+    """Return in how many pieces a text goes over the air; of a picture message, its pictures."""
+    alone, joined = (160, 153) if body.isascii() else (70, 67)
+    units = utf16_units(xml_text(body))
+    return str(pictures or (1 if units <= alone else -(-units // joined)))
+
+
+def status_params(message: SentMessage, params: Mapping[str, str]) -> dict[str, str]:
+    """Return the parameters of the status callback for *message*, the answer to *params*."""
+    sid = new_sid("SM")
+    status = {"SmsSid": sid, "SmsStatus": "sent", "MessageStatus": "sent", "To": message.to, "MessageSid": sid}
+    return {**status, "AccountSid": params.get("AccountSid", ACCOUNT), "From": message.from_, "ApiVersion": "2010-04-01"}
+
+
+def verbs_of(answer: Response) -> list[Any]:
+    """Return the verbs of an answer, checked; or its text, if it is in plain text."""
+    kind = answer.header("content-type").partition(";")[0].strip().lower()
+    if answer.status == 204 or (kind == "text/plain" and answer.status == 200):
+        text = answer.body.decode("utf-8", "replace")
+        return [text] if text else []
+    if kind not in ("text/xml", "application/xml", "text/html"):
+        raise TwilioError(12300, f"it is {kind!r}" if kind else "there is none")
+    response = parse_xml(answer.body)
+    check_element(response, {"Response": ()}, "the root")
+    for verb in response:
+        verbs = {"Message": ("to", "from", "action", "method", "statusCallback"), "Redirect": ("method",)}
+        check_element(verb, verbs, "in <Response>")
+        for noun in verb:
+            check_element(noun, {"Body": (), "Media": ()} if verb.tag == "Message" else {}, f"in <{verb.tag}>")
+            if len(noun):
+                raise TwilioError(12200, f"<{noun[0].tag}> in <{noun.tag}>")
+    return list(response)
+
+
+def check_element(element: ElementTree.Element, known: Mapping[str, tuple[str, ...]], where: str) -> None:
+    if element.tag not in known:
+        raise TwilioError(12200, f"<{element.tag}> is {where}; known there: {', '.join(known) or 'nothing'}")
+    for name in element.attrib:
+        if name not in known[element.tag]:
+            raise TwilioError(12200, f"<{element.tag}> has an attribute {name!r}")
+
+
+class NoDoctype(ElementTree.TreeBuilder):
+    """A document type can make a document of a few bytes fill the memory."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise TwilioError(12100, "it has a document type")
+
+
+def parse_xml(document: bytes) -> ElementTree.Element:
+    try:
+        return ElementTree.fromstring(document, ElementTree.XMLParser(target=NoDoctype()))
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise TwilioError(12100, str(error)) from error
+
+
+def message_of(verb: ElementTree.Element, url: str, params: Mapping[str, str]) -> SentMessage:
+    bodies = [noun.text or "" for noun in verb if noun.tag == "Body"]
+    media = [absolute(url, (noun.text or "").strip()) for noun in verb if noun.tag == "Media"]
+    if len(media) > 10:
+        raise TwilioError(14103, f"{len(media)} media")
+    text = verb.text or ""
+    if len(verb):  # white space between elements is there for its reader
+        text = "".join([text.strip(), *bodies, *[(noun.tail or "").strip() for noun in verb]])
+    to = verb.get("to") or params.get("From", "")
+    return SentMessage(text, tuple(media), to, verb.get("from") or params.get("To", ""))
+
+
+class Jar:
+    """The cookies that Twilio keeps for a pair of numbers."""
+
+    def __init__(self) -> None:
+        self._cookies: dict[tuple[str, str], tuple[str, bool, str, float]] = {}
+
+    def keep(self, answer: Response, url: str) -> None:
+        for name, value in answer.headers:
+            if name.lower() == "set-cookie":
+                self._keep(value, split_url(url)[2])
+
+    def _keep(self, cookie: str, host: str) -> None:
+        pair, *attributes = cookie.split(";")
+        name, equals, value = [part.strip() for part in pair.partition("=")]
+        if not name or not equals or not cookie.isprintable():
+            raise TwilioError(11206, f"Set-Cookie: {cookie}")
+        options = {k.strip().lower(): v.strip() for k, _, v in [a.partition("=") for a in attributes]}
+        end = min(expiry(options), time.time() + Phone.COOKIE_AGE)
+        self._cookies[host, name] = (value, "secure" in options, options.get("path", "/"), end)
+
+    def header(self, url: str) -> str:
+        """Return the ``Cookie`` header for a request to *url*."""
+        scheme, _, host, rest = split_url(url)
+        path = rest.partition("?")[0]
+        return "; ".join(
+            [
+                f"{name}={value}"
+                for (of, name), (value, secure, under, end) in self._cookies.items()
+                if of == host
+                and end > time.time()
+                and (scheme == "https" or not secure)
+                and (path + "/").startswith(under.rstrip("/") + "/")
+            ]
+        )
+
+
+def expiry(options: Mapping[str, str]) -> float:
+    """Return when a cookie ends.  RFC 6265, section 5.3: Max-Age is before Expires."""
+    from email.utils import parsedate_to_datetime
+
+    if re.fullmatch(r"-?\d{1,12}", options.get("max-age", "")):
+        return time.time() + int(options["max-age"])
+    try:
+        return parsedate_to_datetime(options["expires"].replace("-", " ")).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return float("inf")
+
+
+class ConnectFailed(Exception):
+    """There is no connection, so that nothing was sent."""
+
+
+def over_the_wire(request: Request, deadline: float, connect_timeout: float) -> Response:
+    """Send *request*, and read one answer, until *deadline* (of `time.monotonic`)."""
+    import http.client
+
+    connection = connected(request.target, connect_timeout)
+    with connection:
+        recorder = Recorder(connection, deadline)
+        try:
+            connection.sendall(request)
+            response = http.client.HTTPResponse(recorder, method=request.method)  # type: ignore[arg-type]
+            response.begin()
+            body = response.read(MAX_TWIML + 1)
+        except http.client.HTTPException as error:
+            if not recorder.seen:
+                raise TwilioError(11205, "the connection was closed without an answer") from error
+            raise TwilioError(11206, f"{type(error).__name__}: {error}") from error
+        except OSError as error:
+            late = isinstance(error, TimeoutError) or time.monotonic() >= deadline
+            raise TwilioError(11205, "no whole answer in time" if late else str(error)) from error
+    answer = Response(recorder.seen)
+    answer.status, answer.headers, answer.body = response.status, response.getheaders(), body
+    return answer
+
+
+def connected(url: str, timeout: float) -> Any:
+    import socket
+
+    scheme, _, host, _ = split_url(url)
+    name, _, port = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "")
+    try:
+        address = (name.strip("[]"), int(port or {"https": 443, "http": 80}[scheme]))
+        connection = socket.create_connection(address, timeout)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ConnectFailed(f"{host}: {error}") from error
+    if scheme == "http":
+        return connection
+    import ssl
+
+    try:
+        return ssl.create_default_context().wrap_socket(connection, server_hostname=address[0])
+    except (OSError, ValueError) as error:
+        connection.close()
+        raise TwilioError(11200, f"TLS: {error}") from error
+
+
+class Recorder:
+    """A socket to read an answer from, which keeps all that was read, till a deadline."""
+
+    LIMIT = 2 * MAX_TWIML  # bytes: the headers, and the longest document
+
+    def __init__(self, connection: Any, deadline: float) -> None:
+        self.seen = b""
+        self._connection = connection
+        self._deadline = deadline
+
+    def makefile(self, mode: str) -> Any:
+        import io
+
+        recorder = self
+
+        class File(io.RawIOBase):
+            def readable(self) -> bool:
+                return True
+
+            def readinto(self, buffer: Any) -> int:
+                return recorder.read_into(buffer)
+
+        return io.BufferedReader(File())
+
+    def read_into(self, buffer: Any) -> int:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        if len(self.seen) > self.LIMIT:
+            return 0
+        self._connection.settimeout(left)
+        count: int = self._connection.recv_into(buffer)
+        self.seen += bytes(buffer[:count])
+        return count
+
+
+def in_process(call: WSGIApplication, request: Request) -> Response:
+    """Return what the WSGI callable *call* answers to *request*."""
+    import io
+    from urllib.parse import unquote_to_bytes
+
+    scheme, _, host, rest = split_url(request.target)
+    path, _, query = rest.partition("?")
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query,
+        "REQUEST_URI": rest,
+        "SERVER_NAME": host.partition(":")[0],
+        "SERVER_PORT": {"https": "443", "http": "80"}[scheme],
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scheme,
+        "wsgi.input": io.BytesIO(request.body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    for name, value in request.headers:
+        key = name.upper().replace("-", "_")
+        environ[key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key] = value
+    status, headers, body = called(call, environ)
+    head = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    answer = Response(f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1", "replace") + body)
+    answer.status, answer.headers, answer.body = int_or(status[:3], 500), headers, body
+    return answer
+
+
+def called(call: WSGIApplication, environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
+    """Call a WSGI callable as a server does, which answers 500 for one that raises."""
+    started: list[Any] = []
+    written: list[bytes] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        started[:] = [status, headers]
+        return written.append
+
+    try:
+        result = call(environ, start_response)  # type: ignore[arg-type]
+        try:
+            written.extend(result)
+        finally:
+            if hasattr(result, "close"):
+                result.close()
+        return started[0], [(str(name), str(value)) for name, value in started[1]], b"".join(written)
+    except Exception as error:
+        log.error("the webhook raised:\n%s", traceback_text(error))
+        return "500 Internal Server Error", [], b""
+
+
+def serve_phone(webhook: str, public_url: str | None, port: int) -> Any:
+    raise NotImplementedError
+
 
 # ------------------------------------------------------------------ 10. Command line
 
