@@ -351,7 +351,9 @@ HMAC_SHA256 = "HMAC_SHA256"
 HASHES = {HMAC_SHA1: "sha1", HMAC_SHA256: "sha256"}
 
 # Scheme, credentials, host (IPv6 in brackets), port, and from the path to the end.
-URL_PARTS = re.compile(r"(https?)://(?:([^/?#]*)@)?(\[[^\]/?#]*\]|[^/?#:@]*)(?::(\d*))?([/?].*)?", re.I | re.S)
+URL_PARTS = re.compile(
+    r"(https?)://(?:([^/?#]*)@)?(\[[^\]/?#]*\]|[^/?#:@]*)(?::(\d*))?([/?].*)?", re.I | re.S
+)
 # RFC 3986, section 3.3: what may stand in a path as it is.  wsgiref.util.request_uri
 # quotes ":" and "@" too, which Twilio did not.
 PATH_CHARACTERS = "/:@!$&'()*+,;=~"
@@ -531,7 +533,9 @@ class RequestValidator:
         if isinstance(params, (str, bytes, bytearray)):
             claimed = body_hash(uri)
             if claimed:
-                computed = self.compute_hash(bytes(params) if isinstance(params, bytearray) else params)
+                computed = self.compute_hash(
+                    bytes(params) if isinstance(params, bytearray) else params
+                )
                 if not hmac.compare_digest(to_bytes(computed), to_bytes(claimed)):
                     return False
                 params = None
@@ -680,7 +684,9 @@ class Sessions:
         """Return the JSON in a cookie's *value*; an empty string if it is not genuine."""
         content, _, signature = value.rpartition(".")
         given = to_bytes(signature)
-        if not any([hmac.compare_digest(self._sign(k, content, message), given) for k in self._keys]):
+        if not any(
+            [hmac.compare_digest(self._sign(k, content, message), given) for k in self._keys]
+        ):
             return ""
         # Only what this program wrote comes as far as here.
         _, written, text = content.split(".")
@@ -1123,9 +1129,7 @@ class App:
         self._memory = None if cache is None else Memory(cache, patience)
         self._seldom = Seldom()
 
-    def __call__(
-        self, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> list[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         """Answer one request, as PEP 3333 has it."""
         message = None
         try:
@@ -1170,7 +1174,9 @@ class App:
         if not message.get("From"):
             raise Refused("there is no From")
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("Incoming message from %s: %s", printable(message.from_), printable(message.body))
+            log.debug(
+                "Incoming message from %s: %s", printable(message.from_), printable(message.body)
+            )
         cookies = environ.get("HTTP_COOKIE")
         return self._sessions.read(message, cookies) if cookies else ""
 
@@ -1383,7 +1389,11 @@ class Memory:
             answer = run.handle()
         finally:
             lasts = answer.status == OK and b"<Redirect" not in answer.body
-            kept = [answer.status, [list(pair) for pair in answer.extra], answer.body.decode("latin-1")]
+            kept = [
+                answer.status,
+                [list(pair) for pair in answer.extra],
+                answer.body.decode("latin-1"),
+            ]
             if lasts:
                 self._call("set", "a" + key, self.ANSWER_AGE, kept)
             else:
@@ -1434,8 +1444,11 @@ class Memory:
 
     def _complain(self, what: str) -> None:
         if self._seldom.admits("cache"):
-            log.error("the cache fails, and messages are answered without: %s%s",
-                      what, self._seldom.held_back("cache"))
+            log.error(
+                "the cache fails, and messages are answered without: %s%s",
+                what,
+                self._seldom.held_back("cache"),
+            )
 
 
 class Run:
@@ -1629,7 +1642,9 @@ class Refusal:
 
     def why(self) -> tuple[str, str]:
         """Return the reason and its cure, and the string that was signed."""
-        signed = f"what would have to be signed: {signed_string(self._seen.uri, self._seen.fields)!r}"
+        signed = (
+            f"what would have to be signed: {signed_string(self._seen.uri, self._seen.fields)!r}"
+        )
         return self._flaw() or self._near_miss() or self._no_idea(), signed
 
     def _matches(self, guess: Guess) -> bool:
@@ -1661,7 +1676,9 @@ class Refusal:
                 " X-Twilio-Webhooks-Signature-Settings, which names the algorithm"
             )
         bare = self._signature.strip(b" \t\r\n\"'")
-        if bare != self._signature and self._made_by(self._seen, self._tokens, bare, self._algorithm):
+        if bare != self._signature and self._made_by(
+            self._seen, self._tokens, bare, self._algorithm
+        ):
             return "the signature has white space or quotes around it that Twilio did not send"
         size = {HMAC_SHA1: 28, HMAC_SHA256: 44}[self._algorithm]
         if len(bare) != size:
@@ -1731,19 +1748,27 @@ class Refusal:
         for name in ("www.",):
             changed = host[len(name) :] if host.startswith(name) else name + host
             yield guess.at(
-                f"{scheme}://{changed}{rest}", f'pass public_url="{scheme}://{printable(changed, 200)}"'
+                f"{scheme}://{changed}{rest}",
+                f'pass public_url="{scheme}://{printable(changed, 200)}"',
             )
         if path.endswith("/"):
-            slash, advice = path[:-1], "the URL in Twilio's console has no slash at its end: make them alike"
+            slash, advice = (
+                path[:-1],
+                "the URL in Twilio's console has no slash at its end: make them alike",
+            )
         else:
-            slash, advice = path + "/", "the URL in Twilio's console ends in a slash: make them alike"
+            slash, advice = (
+                path + "/",
+                "the URL in Twilio's console ends in a slash: make them alike",
+            )
         yield guess.at(f"{origin}{slash}{mark}{query}", advice)
         yield from self._prefixes(guess, origin, path, mark + query)
         if mark:
             yield from self._queries(guess, origin + path, query)
         if fragment:
             yield guess.at(
-                f"{uri}#{fragment}", "Twilio never signs a fragment: whoever signed this did, and should not"
+                f"{uri}#{fragment}",
+                "Twilio never signs a fragment: whoever signed this did, and should not",
             )
         login = self._headers.get("authorization", "")
         if not credentials and login.lower().startswith("basic "):
@@ -1777,7 +1802,9 @@ class Refusal:
             for prefix in dict.fromkeys(["", "/" + said["prefix"].strip("/")]):
                 prefix = prefix.rstrip("/")
                 public = f"{scheme}://{name}{prefix}"
-                yield guess.at(f"{public}{path}{query}", f'pass public_url="{printable(public, 200)}"')
+                yield guess.at(
+                    f"{public}{path}{query}", f'pass public_url="{printable(public, 200)}"'
+                )
 
     def _prefixes(self, guess: Guess, origin: str, path: str, query: str) -> Iterator[Guess]:
         """Yield the URL without its first steps, and with the usual ones put before it."""
@@ -1789,7 +1816,17 @@ class Refusal:
                 f"{origin}{shorter}{query}",
                 f"the path {printable(prefix, 100)} was not in it: leave it out of public_url, or of the mount",
             )
-        for prefix in ("/prod", "/dev", "/stage", "/staging", "/test", "/default", "/api", "/v1", "/twilio"):
+        for prefix in (
+            "/prod",
+            "/dev",
+            "/stage",
+            "/staging",
+            "/test",
+            "/default",
+            "/api",
+            "/v1",
+            "/twilio",
+        ):
             yield guess.at(
                 f"{origin}{prefix}{path}{query}",
                 f'something stripped {prefix} from the path: pass public_url="{printable(origin + prefix, 200)}"',
@@ -1797,12 +1834,18 @@ class Refusal:
 
     def _queries(self, guess: Guess, before: str, query: str) -> Iterator[Guess]:
         """Yield the URL with its query written in other ways."""
-        changed = "the query is not as Twilio sent it, but {}: use the raw one (REQUEST_URI, RAW_URI)"
-        yield guess.at(before, "the query was added on the way, or is not in the URL that Twilio was given")
+        changed = (
+            "the query is not as Twilio sent it, but {}: use the raw one (REQUEST_URI, RAW_URI)"
+        )
+        yield guess.at(
+            before, "the query was added on the way, or is not in the URL that Twilio was given"
+        )
         pieces = query.split("&")
         import itertools
 
-        orders = itertools.permutations(pieces) if len(pieces) <= 5 else [sorted(pieces), pieces[::-1]]
+        orders = (
+            itertools.permutations(pieces) if len(pieces) <= 5 else [sorted(pieces), pieces[::-1]]
+        )
         for order in orders:
             yield guess.at(f"{before}?{'&'.join(order)}", changed.format("in another order"))
         yield guess.at(
@@ -1814,7 +1857,9 @@ class Refusal:
 
         for quoter in (quote, quote_plus):
             for safe in ("", "'", "/:", PATH_CHARACTERS + "?"):
-                text = "&".join([f"{quoter(n, safe=safe)}={quoter(v, safe=safe)}" for n, v in pairs])
+                text = "&".join(
+                    [f"{quoter(n, safe=safe)}={quoter(v, safe=safe)}" for n, v in pairs]
+                )
                 yield guess.at(f"{before}?{text}", changed.format("escaped in another way"))
         for text in (
             query.replace("'", "%27"),
@@ -1831,7 +1876,9 @@ class Refusal:
         fields = guess.fields
         uri, _, query = guess.uri.partition("#")[0].partition("?")
         if fields:
-            yield guess.having([], "signed as a GET, whose fields are only in the URL: pass None for them")
+            yield guess.having(
+                [], "signed as a GET, whose fields are only in the URL: pass None for them"
+            )
             yield from self._changed_values(guess)
             for name in dict.fromkeys([name for name, _ in fields]):
                 yield guess.having(
@@ -1841,25 +1888,45 @@ class Refusal:
             last = list(dict(fields).items())
             first = list(dict(fields[::-1]).items())
             for once in (last, first):
-                yield guess.having(once, "a field that comes twice was signed once: drop the other one")
+                yield guess.having(
+                    once, "a field that comes twice was signed once: drop the other one"
+                )
             yield from self._blanks(guess)
         if query:
             in_query = parse_qsl(query, keep_blank_values=True, separator="&")
             yield Guess(
                 uri,
                 in_query,
-                (*guess.advice, "signed as a POST, and requested by GET: something on the way moved"
-                 " the fields to the query, a redirect say"),
+                (
+                    *guess.advice,
+                    "signed as a POST, and requested by GET: something on the way moved"
+                    " the fields to the query, a redirect say",
+                ),
             )
 
     def _changed_values(self, guess: Guess) -> Iterator[Guess]:
         fields = guess.fields
         for change, advice in (
-            (str.strip, "a value has white space around it that was not signed: something added it"),
-            (lambda v: v.replace(" ", "+"), "a + in a value became a space: something decoded the form twice"),
-            (lambda v: re.sub("^ ", "+", v), "the + of a number became a space: something decoded the form twice"),
-            (lambda v: re.sub("\r?\n", "\r\n", v), "line ends were changed from \\r\\n to \\n: use the body's bytes"),
-            (lambda v: v.replace("\r\n", "\n"), "line ends were changed to \\r\\n: use the body's bytes"),
+            (
+                str.strip,
+                "a value has white space around it that was not signed: something added it",
+            ),
+            (
+                lambda v: v.replace(" ", "+"),
+                "a + in a value became a space: something decoded the form twice",
+            ),
+            (
+                lambda v: re.sub("^ ", "+", v),
+                "the + of a number became a space: something decoded the form twice",
+            ),
+            (
+                lambda v: re.sub("\r?\n", "\r\n", v),
+                "line ends were changed from \\r\\n to \\n: use the body's bytes",
+            ),
+            (
+                lambda v: v.replace("\r\n", "\n"),
+                "line ends were changed to \\r\\n: use the body's bytes",
+            ),
             (from_latin_1, "the form was decoded as Latin-1: it is UTF-8"),
         ):
             yield guess.having([(name, change(value)) for name, value in fields], advice)
@@ -1876,7 +1943,8 @@ class Refusal:
         """Yield the form without its blank values, and with those that are often blank."""
         fields = guess.fields
         yield guess.having(
-            [field for field in fields if field[1]], "blank values were not signed: something added them"
+            [field for field in fields if field[1]],
+            "blank values were not signed: something added them",
         )
         names = dict(fields)
         places = [a + b for a in ("From", "To") for b in ("City", "State", "Zip", "Country")]
@@ -1999,7 +2067,9 @@ class EnvironmentApp:
 
 def from_environment() -> WSGIApplication:
     try:
-        target = load(os.environ["SMSREPLY_HANDLER"]) if os.environ.get("SMSREPLY_HANDLER") else quest
+        target = (
+            load(os.environ["SMSREPLY_HANDLER"]) if os.environ.get("SMSREPLY_HANDLER") else quest
+        )
         if is_application(target):
             return target  # type: ignore[no-any-return]
         return App(target, public_url=os.environ.get("SMSREPLY_PUBLIC_URL"))
@@ -2180,16 +2250,34 @@ PHONE_NUMBER, YOUR_NUMBER = "+15005550001", "+15005550006"
 
 # Twilio's own codes, in its words more or less, and what helps.
 ERRORS = {
-    11200: ("the URL could not be retrieved", "open the URL in a browser: does it lead to your server?"),
-    11205: ("no connection, or no answer in time", "start the server; answer within 15 s, or use a cache"),
-    11206: ("not HTTP, or an illegal cookie", "look at the answer's first bytes and at its Set-Cookie"),
+    11200: (
+        "the URL could not be retrieved",
+        "open the URL in a browser: does it lead to your server?",
+    ),
+    11205: (
+        "no connection, or no answer in time",
+        "start the server; answer within 15 s, or use a cache",
+    ),
+    11206: (
+        "not HTTP, or an illegal cookie",
+        "look at the answer's first bytes and at its Set-Cookie",
+    ),
     11215: ("too many redirects", "let a redirect lead to an answer"),
-    11217: ("the answer's status is an error", "the server's log says why; 403 is a refused signature"),
+    11217: (
+        "the answer's status is an error",
+        "the server's log says why; 403 is a refused signature",
+    ),
     11750: ("the answer is over 64 kB", "answer with less"),
     12100: ("the answer is not well-formed XML", "escape & and <; let nothing stand before <?xml"),
-    12200: ("the answer is XML, but not TwiML", "use only Twilio's verbs and attributes, case and all"),
+    12200: (
+        "the answer is XML, but not TwiML",
+        "use only Twilio's verbs and attributes, case and all",
+    ),
     12300: ("the answer's Content-Type is missing or unusable", "send text/xml"),
-    14103: ("a message has neither text nor media, or too much of it", "1 to 1600 characters, 10 media"),
+    14103: (
+        "a message has neither text nor media, or too much of it",
+        "1 to 1600 characters, 10 media",
+    ),
     14107: ("too many replies in a chain", "let an automatic reply not be replied to"),
 }
 
@@ -2201,7 +2289,9 @@ class TwilioError(Exception):
         self.code = code
         self.meaning, self.cure = ERRORS[code]
         self.detail = printable(detail, 300)
-        super().__init__(f"{code}: {self.meaning}{f' ({self.detail})' if detail else ''}: {self.cure}")
+        super().__init__(
+            f"{code}: {self.meaning}{f' ({self.detail})' if detail else ''}: {self.cure}"
+        )
 
 
 class Request(bytes):
@@ -2266,7 +2356,9 @@ class Exchange:
         lines = []
         for number, request in enumerate(self.requests):
             lines += [f"> {printable(line, 70_000)}" for line in request.decode().split("\r\n")]
-            lines.append(f"  signed: {printable(request.signed, 70_000) or 'nothing, as there is no token'}")
+            lines.append(
+                f"  signed: {printable(request.signed, 70_000) or 'nothing, as there is no token'}"
+            )
             for answer in self.answers[number : number + 1]:
                 text = answer.decode("utf-8", "backslashreplace").splitlines()
                 lines += [f"< {printable(line, 70_000)}" for line in text]
@@ -2333,13 +2425,20 @@ class Phone:
         """Send just these *params*, and, if it is given, with this *signature*."""
         exchange = Exchange(dict(params))
         try:
-            self._follow(exchange, self.url, (method or self.method).upper(), exchange.params, signature)
+            self._follow(
+                exchange, self.url, (method or self.method).upper(), exchange.params, signature
+            )
         except TwilioError as error:
             exchange.error = error
         return exchange
 
     def _follow(
-        self, exchange: Exchange, url: str, method: str, params: dict[str, str], signature: str | None = None
+        self,
+        exchange: Exchange,
+        url: str,
+        method: str,
+        params: dict[str, str],
+        signature: str | None = None,
     ) -> None:
         """Request *url*, and whatever its answer leads to."""
         while True:
@@ -2366,13 +2465,21 @@ class Phone:
             if isinstance(verb, str):
                 self._send(exchange, SentMessage(verb, (), self.number, self.to))
             elif verb.tag == "Redirect":
-                return absolute(url, (verb.text or "").strip()), verb.get("method", "POST").upper(), None
+                return (
+                    absolute(url, (verb.text or "").strip()),
+                    verb.get("method", "POST").upper(),
+                    None,
+                )
             else:
                 message = message_of(verb, url, exchange.params)
                 self._send(exchange, message)
                 if verb.get("action"):
                     status = status_params(message, exchange.params)
-                    return absolute(url, verb.get("action", "")), verb.get("method", "POST").upper(), status
+                    return (
+                        absolute(url, verb.get("action", "")),
+                        verb.get("method", "POST").upper(),
+                        status,
+                    )
         return None
 
     def _send(self, exchange: Exchange, message: SentMessage) -> None:
@@ -2385,7 +2492,12 @@ class Phone:
         exchange.messages.append(message)
 
     def _request(
-        self, exchange: Exchange, url: str, method: str, params: dict[str, str], signature: str | None
+        self,
+        exchange: Exchange,
+        url: str,
+        method: str,
+        params: dict[str, str],
+        signature: str | None,
     ) -> Response:
         """Make one request, and again if Twilio would; return the answer."""
         tries = int_or(self._overrides.get("rc"), 1)
@@ -2397,7 +2509,10 @@ class Phone:
             try:
                 answer = self._sent(request)
             except (ConnectFailed, TwilioError) as error:
-                if not left or not {"all", "ct" if isinstance(error, ConnectFailed) else "rt"} & set(policy):
+                if not left or not {
+                    "all",
+                    "ct" if isinstance(error, ConnectFailed) else "rt",
+                } & set(policy):
                     if isinstance(error, ConnectFailed):
                         raise TwilioError(11205, str(error)) from error
                     raise
@@ -2422,7 +2537,9 @@ class Phone:
         form = urlencode(params, errors="replace")
         if method != "POST":
             url, form = f"{url}{'&' if '?' in url else '?'}{form}", ""
-        tokens = to_tokens(os.environ.get("TWILIO_AUTH_TOKEN") if self.auth_token is None else self.auth_token)
+        tokens = to_tokens(
+            os.environ.get("TWILIO_AUTH_TOKEN") if self.auth_token is None else self.auth_token
+        )
         signed = signed_string(url, params.items() if method == "POST" else ()) if tokens else ""
         if signature is None:
             signature = sign(tokens[0], signed).decode() if tokens else ""
@@ -2532,22 +2649,43 @@ def message_params(
     """Return the parameters that Twilio sends for a message, those of *more* among them."""
     import mimetypes
 
-    pictures = [one if isinstance(one, tuple) else (one, mimetypes.guess_type(one)[0]) for one in media]
+    pictures = [
+        one if isinstance(one, tuple) else (one, mimetypes.guess_type(one)[0]) for one in media
+    ]
     sid = new_sid("MM" if pictures else "SM")
     channel = number.partition(":")[0] + ":" if ":" in number else ""
-    params = {"ToCountry": "US", "ToState": "", "SmsMessageSid": sid, "NumMedia": str(len(pictures))}
-    params.update(ToCity="", FromZip="", SmsSid=sid, FromState="", SmsStatus="received", FromCity="")
+    params = {
+        "ToCountry": "US",
+        "ToState": "",
+        "SmsMessageSid": sid,
+        "NumMedia": str(len(pictures)),
+    }
+    params.update(
+        ToCity="", FromZip="", SmsSid=sid, FromState="", SmsStatus="received", FromCity=""
+    )
     if channel:  # WhatsApp's and RCS's messages come from no place
-        params = {"SmsMessageSid": sid, "NumMedia": str(len(pictures)), "SmsSid": sid, "SmsStatus": "received"}
+        params = {
+            "SmsMessageSid": sid,
+            "NumMedia": str(len(pictures)),
+            "SmsSid": sid,
+            "SmsStatus": "received",
+        }
     if channel == "whatsapp:":
-        params.update(ProfileName="Ada", WaId=number.rpartition("+")[2], MessageType="text", ReferralNumMedia="0")
+        params.update(
+            ProfileName="Ada",
+            WaId=number.rpartition("+")[2],
+            MessageType="text",
+            ReferralNumMedia="0",
+        )
     params.update(Body=body)
     if not channel:
         params.update(FromCountry="US", ToZip="")
     for index, (url, content_type) in enumerate(pictures):
         params[f"MediaUrl{index}"] = url
         params[f"MediaContentType{index}"] = content_type or "image/jpeg"
-    params.update(To=to if to.startswith(channel) else channel + to, NumSegments=segments(body, len(pictures)))
+    params.update(
+        To=to if to.startswith(channel) else channel + to, NumSegments=segments(body, len(pictures))
+    )
     params.update(MessageSid=sid, AccountSid=ACCOUNT, From=number, ApiVersion="2010-04-01")
     for name, value in more.items():
         params[name] = value or ""
@@ -2566,8 +2704,19 @@ def segments(body: str, pictures: int) -> str:
 def status_params(message: SentMessage, params: Mapping[str, str]) -> dict[str, str]:
     """Return the parameters of the status callback for *message*, the answer to *params*."""
     sid = new_sid("SM")
-    status = {"SmsSid": sid, "SmsStatus": "sent", "MessageStatus": "sent", "To": message.to, "MessageSid": sid}
-    return {**status, "AccountSid": params.get("AccountSid", ACCOUNT), "From": message.from_, "ApiVersion": "2010-04-01"}
+    status = {
+        "SmsSid": sid,
+        "SmsStatus": "sent",
+        "MessageStatus": "sent",
+        "To": message.to,
+        "MessageSid": sid,
+    }
+    return {
+        **status,
+        "AccountSid": params.get("AccountSid", ACCOUNT),
+        "From": message.from_,
+        "ApiVersion": "2010-04-01",
+    }
 
 
 def verbs_of(answer: Response) -> list[Any]:
@@ -2581,18 +2730,27 @@ def verbs_of(answer: Response) -> list[Any]:
     response = parse_xml(answer.body)
     check_element(response, {"Response": ()}, "the root")
     for verb in response:
-        verbs = {"Message": ("to", "from", "action", "method", "statusCallback"), "Redirect": ("method",)}
+        verbs = {
+            "Message": ("to", "from", "action", "method", "statusCallback"),
+            "Redirect": ("method",),
+        }
         check_element(verb, verbs, "in <Response>")
         for noun in verb:
-            check_element(noun, {"Body": (), "Media": ()} if verb.tag == "Message" else {}, f"in <{verb.tag}>")
+            check_element(
+                noun, {"Body": (), "Media": ()} if verb.tag == "Message" else {}, f"in <{verb.tag}>"
+            )
             if len(noun):
                 raise TwilioError(12200, f"<{noun[0].tag}> in <{noun.tag}>")
     return list(response)
 
 
-def check_element(element: ElementTree.Element, known: Mapping[str, tuple[str, ...]], where: str) -> None:
+def check_element(
+    element: ElementTree.Element, known: Mapping[str, tuple[str, ...]], where: str
+) -> None:
     if element.tag not in known:
-        raise TwilioError(12200, f"<{element.tag}> is {where}; known there: {', '.join(known) or 'nothing'}")
+        raise TwilioError(
+            12200, f"<{element.tag}> is {where}; known there: {', '.join(known) or 'nothing'}"
+        )
     for name in element.attrib:
         if name not in known[element.tag]:
             raise TwilioError(12200, f"<{element.tag}> has an attribute {name!r}")
@@ -2640,7 +2798,9 @@ class Jar:
         name, equals, value = [part.strip() for part in pair.partition("=")]
         if not name or not equals or not cookie.isprintable():
             raise TwilioError(11206, f"Set-Cookie: {cookie}")
-        options = {k.strip().lower(): v.strip() for k, _, v in [a.partition("=") for a in attributes]}
+        options = {
+            k.strip().lower(): v.strip() for k, _, v in [a.partition("=") for a in attributes]
+        }
         end = min(expiry(options), time.time() + Phone.COOKIE_AGE)
         self._cookies[host, name] = (value, "secure" in options, options.get("path", "/"), end)
 
@@ -2791,7 +2951,9 @@ def in_process(call: WSGIApplication, request: Request) -> Response:
     return answer
 
 
-def called(call: WSGIApplication, environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
+def called(
+    call: WSGIApplication, environ: dict[str, Any]
+) -> tuple[str, list[tuple[str, str]], bytes]:
     """Call a WSGI callable as a server does, which answers 500 for one that raises."""
     started: list[Any] = []
     written: list[bytes] = []
@@ -2807,7 +2969,11 @@ def called(call: WSGIApplication, environ: dict[str, Any]) -> tuple[str, list[tu
         finally:
             if hasattr(result, "close"):
                 result.close()
-        return started[0], [(str(name), str(value)) for name, value in started[1]], b"".join(written)
+        return (
+            started[0],
+            [(str(name), str(value)) for name, value in started[1]],
+            b"".join(written),
+        )
     except Exception as error:
         log.error("the webhook raised:\n%s", traceback_text(error))
         return "500 Internal Server Error", [], b""
@@ -2855,16 +3021,26 @@ def command_line() -> Any:
 
     serve = commands.add_parser("serve", help="serve a handler, and beside it the phone")
     serve.set_defaults(command=run_serve)
-    serve.add_argument("handler", nargs="?", help="module:name, module or file.py; else a default reply")
-    serve.add_argument("--host", help="the address to listen at (127.0.0.1; with --production 0.0.0.0)")
-    serve.add_argument("--port", type=port_number, help=f"the port ({PORT}; with --production $PORT)")
+    serve.add_argument(
+        "handler", nargs="?", help="module:name, module or file.py; else a default reply"
+    )
+    serve.add_argument(
+        "--host", help="the address to listen at (127.0.0.1; with --production 0.0.0.0)"
+    )
+    serve.add_argument(
+        "--port", type=port_number, help=f"the port ({PORT}; with --production $PORT)"
+    )
     serve.add_argument("--path", help=f"the path that is answered ({PATH})")
-    serve.add_argument("--public-url", help="scheme and host of the URL that Twilio has ($SMSREPLY_PUBLIC_URL)")
+    serve.add_argument(
+        "--public-url", help="scheme and host of the URL that Twilio has ($SMSREPLY_PUBLIC_URL)"
+    )
     serve.add_argument("--no-verify", action="store_true", help="answer what nobody signed, too")
     serve.add_argument("--production", action="store_true", help="serve with waitress")
     serve.add_argument("--threads", type=int, help="with --production: how many threads (64)")
     phone_port = serve.add_mutually_exclusive_group()
-    phone_port.add_argument("--phone-port", type=port_number, default=PHONE_PORT, help=f"({PHONE_PORT})")
+    phone_port.add_argument(
+        "--phone-port", type=port_number, default=PHONE_PORT, help=f"({PHONE_PORT})"
+    )
     phone_port.add_argument("--no-phone", action="store_true", help="do not serve the phone")
 
     webhook = f"http://localhost:{PORT}{PATH}"
@@ -2876,13 +3052,17 @@ def command_line() -> Any:
     text.add_argument("--from", dest="number", default=PHONE_NUMBER, help=f"({PHONE_NUMBER})")
     text.add_argument("--to", default=YOUR_NUMBER, help=f"({YOUR_NUMBER})")
     text.add_argument("--media", action="append", default=[], metavar="URL", help="a picture's URL")
-    text.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="a parameter more")
+    text.add_argument(
+        "--param", action="append", default=[], metavar="NAME=VALUE", help="a parameter more"
+    )
     text.add_argument("--get", action="store_true", help="send it by GET")
     text.add_argument("--verbose", action="store_true", help="print both sides of the wire")
 
     phone = commands.add_parser("phone", help="serve the phone's page, for any webhook")
     phone.set_defaults(command=run_phone)
-    phone.add_argument("--webhook", default=webhook, help=f"the URL to send messages to ({webhook})")
+    phone.add_argument(
+        "--webhook", default=webhook, help=f"the URL to send messages to ({webhook})"
+    )
     phone.add_argument("--public-url", help="what the URL is signed for, if that is another")
     phone.add_argument("--port", type=port_number, default=PHONE_PORT, help=f"({PHONE_PORT})")
 
@@ -2894,8 +3074,12 @@ def command_line() -> Any:
     explain.set_defaults(command=run_explain)
     explain.add_argument("--url", required=True, help="the URL, as the server saw it")
     explain.add_argument("--signature", default="", help="the header X-Twilio-Signature")
-    explain.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="a field of the form")
-    explain.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help="another header")
+    explain.add_argument(
+        "--param", action="append", default=[], metavar="NAME=VALUE", help="a field of the form"
+    )
+    explain.add_argument(
+        "--header", action="append", default=[], metavar="NAME:VALUE", help="another header"
+    )
     return parser
 
 
@@ -2911,11 +3095,19 @@ def run_serve(options: Any, _serve: Callable[[Any], None]) -> int:
     shaping = [name for name in ("path", "public_url", "no_verify") if getattr(options, name)]
     if is_application(target) and shaping:
         option = "--" + shaping[0].replace("_", "-")
-        raise UsageError(f"{options.handler} is an application: {option} shapes one that is made of a function")
+        raise UsageError(
+            f"{options.handler} is an application: {option} shapes one that is made of a function"
+        )
     if options.path and not callable(target):
-        raise UsageError(f"{options.handler} says itself which paths are answered: leave --path out")
+        raise UsageError(
+            f"{options.handler} says itself which paths are answered: leave --path out"
+        )
     log_to_terminal(logging.WARNING if options.production else logging.DEBUG)
-    return serve_in_production(options, target, _serve) if options.production else serve_here(options, target, _serve)
+    return (
+        serve_in_production(options, target, _serve)
+        if options.production
+        else serve_here(options, target, _serve)
+    )
 
 
 def load_from_here(target: str) -> Any:
@@ -2933,7 +3125,10 @@ def make_app(options: Any, target: Any, verify: bool, cache: Cache) -> WSGIAppli
     public_url = options.public_url or os.environ.get("SMSREPLY_PUBLIC_URL")
     try:
         return App(
-            {path: target} if callable(target) else target, verify=verify, public_url=public_url, cache=cache
+            {path: target} if callable(target) else target,
+            verify=verify,
+            public_url=public_url,
+            cache=cache,
         )
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
@@ -2941,13 +3136,17 @@ def make_app(options: Any, target: Any, verify: bool, cache: Cache) -> WSGIAppli
 
 def serve_here(options: Any, target: Any, _serve: Callable[[Any], None]) -> int:
     """Serve for one developer: on loopback, reloading, and with the phone beside it."""
-    sys.dont_write_bytecode = True  # a file that changed twice in a second would be taken for its old self
+    sys.dont_write_bytecode = (
+        True  # a file that changed twice in a second would be taken for its old self
+    )
     token = os.environ.get("TWILIO_AUTH_TOKEN", "").strip()
     verify = bool(token) and not options.no_verify
     cache = MemoryCache()  # outlives a reload
 
     def make() -> WSGIApplication:
-        return make_app(options, load(options.handler) if options.handler else target, verify, cache)
+        return make_app(
+            options, load(options.handler) if options.handler else target, verify, cache
+        )
 
     app = Reloading(options.handler.partition(":")[0], make) if options.handler else make()
     host, port = options.host or "127.0.0.1", PORT if options.port is None else options.port
@@ -2976,7 +3175,9 @@ def phone_beside(options: Any, webhook: str) -> None:
     try:
         server = serve_phone(webhook, options.public_url, options.phone_port)
     except OSError as error:
-        log.warning("The phone is not served: port %d: %s", options.phone_port, error.strerror or error)
+        log.warning(
+            "The phone is not served: port %d: %s", options.phone_port, error.strerror or error
+        )
         return
     print(f"Phone at http://localhost:{server.server_address[1]}/", flush=True)
     threading.Thread(target=server.serve_forever, name="smsreply-phone", daemon=True).start()
@@ -2987,10 +3188,16 @@ def serve_in_production(options: Any, target: Any, _serve: Callable[[Any], None]
     app = make_app(options, target, not options.no_verify, MemoryCache())
     token = os.environ.get("TWILIO_AUTH_TOKEN", "").strip()
     if not token and not options.no_verify and not is_application(target):
-        raise UsageError("set TWILIO_AUTH_TOKEN to your account's auth token: nobody is answered without")
+        raise UsageError(
+            "set TWILIO_AUTH_TOKEN to your account's auth token: nobody is answered without"
+        )
     host = options.host or "0.0.0.0"  # noqa: S104  -- that is what production is
     try:
-        port = options.port if options.port is not None else port_number(os.environ.get("PORT") or str(PORT))
+        port = (
+            options.port
+            if options.port is not None
+            else port_number(os.environ.get("PORT") or str(PORT))
+        )
     except ValueError:
         raise UsageError(f"PORT={os.environ['PORT']!r} is not a port") from None
     threads = 64 if options.threads is None else options.threads
@@ -3011,7 +3218,9 @@ def listening(make: Callable[[], Any], host: str, port: int) -> Any:
     try:
         return make()
     except OSError as error:
-        raise UsageError(f"cannot listen at {printable(host)}:{port}: {error.strerror or error}") from error
+        raise UsageError(
+            f"cannot listen at {printable(host)}:{port}: {error.strerror or error}"
+        ) from error
 
 
 def log_to_terminal(level: int) -> None:
@@ -3022,11 +3231,18 @@ def log_to_terminal(level: int) -> None:
             stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
             try:
                 print(self.format(record), file=stream, flush=True)
-            except (OSError, ValueError):  # a terminal that was closed is no reason to answer nobody
+            except (
+                OSError,
+                ValueError,
+            ):  # a terminal that was closed is no reason to answer nobody
                 return
 
     terminal = Terminal()
-    for name, least in (("smsreply", level), ("waitress", logging.WARNING), ("waitress.queue", logging.ERROR)):
+    for name, least in (
+        ("smsreply", level),
+        ("waitress", logging.WARNING),
+        ("waitress.queue", logging.ERROR),
+    ):
         logging.getLogger(name).setLevel(least)
     for name in ("smsreply", "waitress"):
         logging.getLogger(name).handlers[:] = [terminal]
@@ -3070,7 +3286,9 @@ def text_once(phone: Phone, options: Any, body: str, params: dict[str, str]) -> 
 
 def run_phone(options: Any, _serve: Callable[[Any], None]) -> int:
     server = listening(
-        lambda: serve_phone(options.webhook, options.public_url, options.port), "127.0.0.1", options.port
+        lambda: serve_phone(options.webhook, options.public_url, options.port),
+        "127.0.0.1",
+        options.port,
     )
     print(f"Phone at http://localhost:{server.server_address[1]}/ (Ctrl-C stops it)", flush=True)
     try:
@@ -3083,15 +3301,23 @@ def run_phone(options: Any, _serve: Callable[[Any], None]) -> int:
 def run_explain(options: Any, _serve: Callable[[Any], None]) -> int:
     token = os.environ.get("TWILIO_AUTH_TOKEN", "")
     if not token.strip():
-        raise UsageError("set TWILIO_AUTH_TOKEN to the token that the request should be signed with")
+        raise UsageError(
+            "set TWILIO_AUTH_TOKEN to the token that the request should be signed with"
+        )
     headers = dict(name_and_value(header, ":") for header in options.header)
     body = b"" if options.param or sys.stdin.isatty() else sys.stdin.buffer.read(MAX_BODY)
     fields = [name_and_value(param, "=") for param in options.param]
     validator = RequestValidator(token)
     signature = options.signature or headers.get("X-Twilio-Signature", "")
     print(validator.explain(options.url, fields or body, signature, None, headers))
-    settings = {name.lower(): value for name, value in headers.items()}.get("x-twilio-webhooks-signature-settings")
-    return 0 if validator.validate(options.url, fields or body, signature, signature_algorithm(settings)) else 1
+    settings = {name.lower(): value for name, value in headers.items()}.get(
+        "x-twilio-webhooks-signature-settings"
+    )
+    return (
+        0
+        if validator.validate(options.url, fields or body, signature, signature_algorithm(settings))
+        else 1
+    )
 
 
 def name_and_value(text: str, mark: str) -> tuple[str, str]:

@@ -176,7 +176,10 @@ class Host:
     stop: str = "answers what is in flight"
 
 
-PATHS = {"bot.py": BOT, "paths.py": 'import bot\nat_shop = {"/shop" + path: f for path, f in bot.paths.items()}\n'}
+PATHS = {
+    "bot.py": BOT,
+    "paths.py": 'import bot\nat_shop = {"/shop" + path: f for path, f in bot.paths.items()}\n',
+}
 HTTPS = "https://localhost:{port}"
 HOSTS = {
     "wsgiref": Host(
@@ -200,7 +203,8 @@ HOSTS = {
         stop="ends at once",
     ),
     "gunicorn": Host(
-        "env SCRIPT_NAME=/shop gunicorn --bind 127.0.0.1:{port} bot:application", needs=("gunicorn",)
+        "env SCRIPT_NAME=/shop gunicorn --bind 127.0.0.1:{port} bot:application",
+        needs=("gunicorn",),
     ),
     "gunicorn, gthread": Host(
         "env SCRIPT_NAME=/shop gunicorn --bind 127.0.0.1:{port} --threads 64 bot:application",
@@ -220,7 +224,9 @@ HOSTS = {
         stop="ends at once",
     ),
     "cheroot": Host(
-        "cheroot --bind 127.0.0.1:{port} shop:application", needs=("cheroot",), files={"shop.py": CHEROOT}
+        "cheroot --bind 127.0.0.1:{port} shop:application",
+        needs=("cheroot",),
+        files={"shop.py": CHEROOT},
     ),
     "granian": Host(
         "granian --interface wsgi --host 127.0.0.1 --port {port} --url-path-prefix /shop bot:application",
@@ -233,7 +239,11 @@ HOSTS = {
         mount="by the path",
         stop="ends at once",
     ),
-    "Flask": Host("waitress-serve --listen 127.0.0.1:{port} site:app", ("waitress", "flask"), {"site.py": FLASK}),
+    "Flask": Host(
+        "waitress-serve --listen 127.0.0.1:{port} site:app",
+        ("waitress", "flask"),
+        {"site.py": FLASK},
+    ),
     "Django": Host(
         "gunicorn --bind 127.0.0.1:{port} --threads 64 project:application",
         needs=("gunicorn", "django"),

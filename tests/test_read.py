@@ -245,7 +245,8 @@ def test_a_form_that_is_not_utf_8_is_400(form):
 
 
 @pytest.mark.parametrize(
-    "escape", [b"%", b"%4", b"%zz", b"%%41", b"%4g", b"%+4", b"% 41", b"%&", b"%=", b"%\n41", b"%0x"]
+    "escape",
+    [b"%", b"%4", b"%zz", b"%%41", b"%4g", b"%+4", b"% 41", b"%&", b"%=", b"%\n41", b"%0x"],
 )
 @pytest.mark.parametrize("form", [b"From=a&Body=%b", b"From=a&Body=%b&x=y", b"%b=a&From=a"])
 def test_a_malformed_escape_is_400(form, escape):
@@ -298,8 +299,12 @@ def test_any_form_is_read_as_parse_qsl_reads_it():
     hypothesis = pytest.importorskip("hypothesis")
     st = hypothesis.strategies
     settings = hypothesis.settings(max_examples=400, deadline=None, database=None)
-    marks = st.sampled_from([b"&", b"=", b"+", b"%", b"\x00", b"\x01", b"\r", b"\n", b"\r\n", b" ", b"\t"])
-    some = [f"%{byte:02x}".encode() for byte in (0, 1, 9, 10, 13, 32, 37, 38, 43, 61, 0x41, 0xC3, 0xA9)]
+    marks = st.sampled_from(
+        [b"&", b"=", b"+", b"%", b"\x00", b"\x01", b"\r", b"\n", b"\r\n", b" ", b"\t"]
+    )
+    some = [
+        f"%{byte:02x}".encode() for byte in (0, 1, 9, 10, 13, 32, 37, 38, 43, 61, 0x41, 0xC3, 0xA9)
+    ]
     text = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
     escaped = text.map(lambda text: quote(text, safe="").encode())
     raw = text.map(lambda text: text.replace("%", "").encode())
