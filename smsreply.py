@@ -1123,7 +1123,7 @@ class App:
     ) -> None:
         self._find = finder(reply)
         self._auth_token = auth_token if auth_token is None else to_tokens(auth_token)
-        self._verified = verify
+        self.verified = verify
         self._public_url = checked_public_url(public_url) if public_url else None
         self._validator: RequestValidator | None = None
         self._sessions = Sessions([PROCESS_KEY])
@@ -1150,7 +1150,7 @@ class App:
         """Return the fields as they are signed; raise `NotSigned` unless Twilio did."""
         # Of a GET the fields are in the URL already.
         signed = signed_string("", fields if environ["REQUEST_METHOD"] == "POST" else ())
-        if self._verified:
+        if self.verified:
             validator = self._validator or self._first_request()
             signature = environ.get("HTTP_X_TWILIO_SIGNATURE", "")
             settings = environ.get("HTTP_X_TWILIO_WEBHOOKS_SIGNATURE_SETTINGS")
@@ -1160,15 +1160,18 @@ class App:
         return signed
 
     def _first_request(self) -> RequestValidator:
-        """Look up the token; without one, nothing is answered."""
-        tokens = self._auth_token
-        if tokens is None:
-            tokens = to_tokens(os.environ.get("TWILIO_AUTH_TOKEN"))
+        tokens = self.tokens()
         if not tokens:
             raise NoToken("this server is not set up yet")
         self._sessions = Sessions(tokens)
         self._validator = RequestValidator(tokens)
         return self._validator
+
+    def tokens(self) -> list[bytes]:
+        """Return the auth tokens there are now.  Without one, nothing is answered."""
+        if self._auth_token is None:
+            return to_tokens(os.environ.get("TWILIO_AUTH_TOKEN"))
+        return self._auth_token
 
     def _understand(self, message: IncomingMessage, environ: WSGIEnvironment) -> str:
         """Return the session of *message* as JSON, or raise `Refused` if nobody sent it."""
@@ -1185,7 +1188,7 @@ class App:
         self, reply: Handler, message: IncomingMessage, session: str, signed: str
     ) -> Answer:
         """Return the answer to *message*: from the cache, later, or from the handler now."""
-        if self._memory is None or not message.sid:
+        if self._memory is None or not message.get("MessageSid"):
             return self._handle(reply, message, session)
         came_back = COME_BACK.search(message.url)
         if came_back:
@@ -3123,16 +3126,19 @@ def make_app(options: Any, target: Any, verify: bool, cache: Cache) -> WSGIAppli
     path = options.path or PATH
     if not path.startswith("/"):
         raise UsageError(f"--path {printable(path)}: a path begins with a slash")
-    public_url = options.public_url or os.environ.get("SMSREPLY_PUBLIC_URL")
     try:
         return App(
             {path: target} if callable(target) else target,
             verify=verify,
-            public_url=public_url,
+            public_url=public_url_of(options),
             cache=cache,
         )
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
+
+
+def public_url_of(options: Any) -> str | None:
+    return options.public_url or os.environ.get("SMSREPLY_PUBLIC_URL")
 
 
 def serve_here(options: Any, target: Any, _serve: Callable[[Any], None]) -> int:
@@ -3174,7 +3180,7 @@ def serve_here(options: Any, target: Any, _serve: Callable[[Any], None]) -> int:
 
 def phone_beside(options: Any, webhook: str) -> None:
     try:
-        server = serve_phone(webhook, options.public_url, options.phone_port)
+        server = serve_phone(webhook, public_url_of(options), options.phone_port)
     except OSError as error:
         log.warning(
             "The phone is not served: port %d: %s", options.phone_port, error.strerror or error
@@ -3187,8 +3193,7 @@ def phone_beside(options: Any, webhook: str) -> None:
 def serve_in_production(options: Any, target: Any, _serve: Callable[[Any], None]) -> int:
     """Serve for everybody, if Twilio's signature can be checked."""
     app = make_app(options, target, not options.no_verify, MemoryCache())
-    token = os.environ.get("TWILIO_AUTH_TOKEN", "").strip()
-    if not token and not options.no_verify and not is_application(target):
+    if isinstance(app, App) and app.verified and not app.tokens():
         raise UsageError(
             "set TWILIO_AUTH_TOKEN to your account's auth token: nobody is answered without"
         )
