@@ -407,15 +407,12 @@ def spellings(uri: str) -> Iterator[str]:
     if not parts:
         return
     scheme, credentials, host, port, rest = parts.groups(default="")
-    hosts = [host, f"{host}:{port or ('443' if scheme.lower() == 'https' else '80')}"]
-    if credentials:
-        hosts += [f"{credentials}@{host}" for host in hosts]
-    rests = [rest] if rest.startswith("/") and rest != "/" else [rest, "/" + rest.lstrip("/")]
-    if rest == "/":
-        rests = ["/", ""]
-    for host in hosts:
-        for rest in rests:
-            yield f"{scheme}://{host}{rest}"
+    port = port or {"https": "443", "http": "80"}[scheme.lower()]
+    path, mark, query = rest.partition("?")
+    for user in ("", f"{credentials}@") if credentials else ("",):
+        for name in (host, f"{host}:{port}"):
+            for path in ("", "/") if path in ("", "/") else (path,):
+                yield f"{scheme}://{user}{name}{path}{mark}{query}"
 
 
 def signed_string(uri: str, pairs: Iterable[tuple[str, str]] = ()) -> str:

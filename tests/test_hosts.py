@@ -102,9 +102,10 @@ application = PathInfoDispatcher({"/shop": bot.application})
 """
 
 BJOERN = """
-import bjoern, bot, sys
+import sys
+import bjoern, paths, smsreply
 
-bjoern.run(bot.application, "127.0.0.1", int(sys.argv[1]))
+bjoern.run(smsreply.App(paths.at_shop), "127.0.0.1", int(sys.argv[1]))
 """
 
 APACHE = """
@@ -112,6 +113,7 @@ LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
 LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
 LoadModule wsgi_module /usr/lib/apache2/modules/mod_wsgi.so
 User www-data
+Group www-data
 ServerName localhost
 ServerRoot {folder}
 PidFile {folder}/pid
@@ -211,8 +213,8 @@ HOSTS = {
         needs=("gunicorn",),
     ),
     "uWSGI": Host(
-        "uwsgi --http-socket 127.0.0.1:{port} --master --die-on-term --threads 64"
-        " --manage-script-name --mount /shop=bot:application",
+        "uwsgi --http-socket 127.0.0.1:{port} --master --threads 64 --manage-script-name"
+        " --hook-master-start 'unix_signal:15 gracefully_kill_them_all' --mount /shop=bot:application",
         needs=("uwsgi",),
         chunked=411,
     ),
@@ -235,14 +237,14 @@ HOSTS = {
     "bjoern": Host(
         "python serve_bjoern.py {port}",
         needs=("bjoern",),
-        files={"serve_bjoern.py": BJOERN.replace("bot.application", "smsreply.App(paths.at_shop)")},
+        files={"serve_bjoern.py": BJOERN},
         mount="by the path",
         stop="ends at once",
     ),
     "Flask": Host(
-        "waitress-serve --listen 127.0.0.1:{port} site:app",
+        "waitress-serve --listen 127.0.0.1:{port} web:app",
         ("waitress", "flask"),
-        {"site.py": FLASK},
+        {"web.py": FLASK},
     ),
     "Django": Host(
         "gunicorn --bind 127.0.0.1:{port} --threads 64 project:application",
@@ -250,9 +252,10 @@ HOSTS = {
         files={"urls.py": DJANGO, "project.py": DJANGO_PROJECT},
     ),
     "Starlette": Host(
-        "uvicorn --port {port} site:app",
+        "uvicorn --port {port} web:app",
         needs=("uvicorn", "starlette", "a2wsgi"),
-        files={"site.py": STARLETTE},
+        files={"web.py": STARLETTE},
+        chunked=411,
     ),
     "nginx, public_url": Host(
         "smsreply serve bot:paths --production --port {back} --public-url https://localhost:{port}/shop\n"
@@ -260,6 +263,7 @@ HOSTS = {
         needs=("waitress", "nginx", "openssl"),
         files={"nginx.conf": NGINX.replace("LOCATION", STRIPPED)},
         url=HTTPS,
+        large="host",
     ),
     "nginx, trusted headers": Host(
         "waitress-serve --listen 127.0.0.1:{back} --url-prefix /shop --trusted-proxy 127.0.0.1"
@@ -268,5 +272,234 @@ HOSTS = {
         needs=("waitress", "nginx", "openssl"),
         files={"nginx.conf": NGINX.replace("LOCATION", TRUSTED)},
         url=HTTPS,
+        stop="ends at once",
     ),
 }
+
+PROGRAMS = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
+ROWS = ("signed", "forged", "mount", "query", "chunked", "large", "stop")
+RESULTS: dict[str, dict[str, str]] = {}
+
+
+def installed(need):
+    if need.startswith("/"):
+        return Path(need).exists()
+    return shutil.which(need, path=PROGRAMS) or importlib.util.find_spec(need)
+
+
+@dataclass
+class Served:
+    """A host that runs, and how Twilio knows it."""
+
+    name: str
+    host: Host
+    port: int
+    processes: list[subprocess.Popen[bytes]]
+    log: Path
+
+    @property
+    def url(self):
+        return self.host.url.format(port=self.port)
+
+    def tell(self, row, result):
+        RESULTS.setdefault(self.name, {})[row] = result
+
+    def send(self, method, target, body=b"", headers=(), *, chunked=False):
+        """Send one request as it is; return the answer's status, type and body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        if self.host.url.startswith("https") and "nginx" in self.host.commands:
+            context = ssl.create_default_context(cafile=self.log.parent / "certificate.pem")
+            connection = http.client.HTTPSConnection("localhost", self.port, timeout=20, context=context)
+        with contextlib.closing(connection):
+            connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+            headers = {"Host": urlsplit(self.url).netloc, "User-Agent": "TwilioProxy/1.1", **dict(headers)}
+            if method == "POST":
+                headers["Content-Type"] = smsreply.FORM_TYPE
+                headers.update({"Transfer-Encoding": "chunked"} if chunked else {"Content-Length": len(body)})
+            for name, value in {**headers, **self.host.headers}.items():
+                connection.putheader(name, str(value))
+            # A server may refuse before it has read all; then it is its answer that counts.
+            with contextlib.suppress(ConnectionError):
+                connection.endheaders(body or None, encode_chunked=chunked)
+            response = connection.getresponse()
+            return response.status, response.getheader("Content-Type", ""), response.read()
+
+    def deliver(self, target="/shop/sms", *, method="POST", fields=MESSAGE, token=TOKEN, chunked=False):
+        """Send a message as Twilio would; return the answer's status, type and body."""
+        if method == "GET":
+            target += ("&" if "?" in target else "?") + urlencode(fields)
+        signed = fields if method == "POST" else {}
+        signature = smsreply.RequestValidator(token).compute_signature(self.url + target, signed)
+        body = urlencode(fields).encode() if method == "POST" else b""
+        return self.send(method, target, body, {"X-Twilio-Signature": signature}, chunked=chunked)
+
+
+def environment(folder, **more):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("TWILIO_", "SMSREPLY_"))}
+    return {**kept, "PATH": PROGRAMS, "PYTHONPATH": str(folder), "TWILIO_AUTH_TOKEN": TOKEN, **more}
+
+
+def launch(command, folder, **more):
+    """Start *command* in *folder* as the leader of a process group."""
+    words = shlex.split(command)
+    if words[0] in ("smsreply", "python"):
+        words[:1] = [sys.executable] + (["smsreply.py"] if words[0] == "smsreply" else [])
+    with open(folder / "log", "ab") as log:
+        return subprocess.Popen(
+            words, cwd=folder, env=environment(folder, **more), stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def gone(process, seconds):
+    """Return whether the process, and all that it started, ends within *seconds*."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            try:
+                os.killpg(process.pid, 0)
+            except ProcessLookupError:
+                return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.fixture(scope="module")
+def folder_of_a_bot(tmp_path_factory):
+    """Return a function that makes a folder with smsreply.py, bot.py and *files*."""
+
+    def make(name, files):
+        folder = tmp_path_factory.mktemp(name)
+        for parent in [folder, *folder.parents][:3]:
+            parent.chmod(0o755)  # Apache's processes are another user's
+        shutil.copy(ROOT / "smsreply.py", folder)
+        for file, text in {**PATHS, **files}.items():
+            (folder / file).write_text(text)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module", params=HOSTS)
+def served(request, folder_of_a_bot):
+    host = HOSTS[request.param]
+    missing = [need for need in host.needs if not installed(need)]
+    if missing:
+        RESULTS[request.param] = dict.fromkeys(ROWS, "–")
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    port, back = free_port(), free_port()
+    folder = folder_of_a_bot("host", {})
+    for file, text in host.files.items():
+        is_python = file.endswith(".py")
+        (folder / file).write_text(text if is_python else text.format(folder=folder, port=port, back=back))
+    if "openssl" in host.needs:
+        make_certificate(folder)
+    served = Served(request.param, host, port, [], folder / "log")
+    try:
+        for command in host.commands.splitlines():
+            served.processes.append(launch(command.format(folder=folder, port=port, back=back), folder))
+            wait_for_port(back if "{back}" in command else port, served.processes[-1])
+        yield served
+    finally:
+        for process in served.processes:
+            process.terminate()
+        for process in served.processes:
+            if not gone(process, 5):
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def make_certificate(folder):
+    subject = "-subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out certificate.pem {subject}"
+    subprocess.run(shlex.split(command), cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table():
+    """Write what each host did to the file that SMSREPLY_HOSTS_TABLE names."""
+    yield
+    if os.environ.get("SMSREPLY_HOSTS_TABLE"):
+        lines = [["host", *ROWS], ["---"] * (1 + len(ROWS))]
+        lines += [[name, *[RESULTS.get(name, {}).get(row, "failed") for row in ROWS]] for name in RESULTS]
+        text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        Path(os.environ["SMSREPLY_HOSTS_TABLE"]).write_text(text)
+
+
+def assert_answered(answer, *, says):
+    status, content_type, body = answer
+    assert (status, content_type) == (200, "text/xml; charset=utf-8"), body
+    assert [message.text for message in ElementTree.fromstring(body)] == [says]
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_signed_message_is_answered(served, method):
+    status, content_type, body = served.deliver(method=method)
+    assert (status, content_type) == (200, "text/xml; charset=utf-8"), body
+    text = ElementTree.fromstring(body).findtext("Message")
+    assert text.startswith(f"{served.url}/shop/sms")
+    assert text.endswith(MESSAGE["Body"])
+    served.tell("signed", "200")
+
+
+def test_a_forged_message_is_refused(served):
+    assert served.deliver(token="another") == (
+        403,
+        "text/plain; charset=utf-8",
+        b"this was not signed by Twilio\n",
+    )
+    served.tell("forged", "403")
+
+
+def test_the_path_is_the_one_that_twilio_signed(served):
+    target = "/shop/caf%C3%A9%20a:b@c"
+    status, _, body = served.deliver(target)
+    assert status == served.host.path, body
+    if status == 200:
+        assert_answered((status, _, body), says=f"{served.url}{target} {MESSAGE['Body']}")
+    served.tell("mount", served.host.mount)
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_the_query_is_the_one_that_twilio_signed(served, method):
+    target = "/shop/sms?shop=%27a%27&x=a%20b+c&y=%2b%2B&z&shop=(2)"
+    status, _, body = served.deliver(target, method=method)
+    assert status == 200, body
+    assert ElementTree.fromstring(body).findtext("Message").startswith(served.url + target)
+    served.tell("query", "200")
+
+
+def test_a_chunked_body_is_decoded_or_refused(served):
+    status, _, body = served.deliver(chunked=True)
+    assert status == served.host.chunked, body
+    served.tell("chunked", str(status))
+
+
+def test_a_body_over_64_kib_is_refused(served):
+    over = smsreply.MAX_BODY + 1
+    status, _, body = served.deliver(fields={**MESSAGE, "Body": ""} | {"Pad": "x" * over})
+    assert status == 413
+    assert (b"the body is longer than 65536 bytes\n" == body) == (served.host.large == "App"), body
+    served.tell("large", f"413 by {served.host.large}")
+
+
+def test_sigterm_ends_it(served):
+    """It is the last test of its host."""
+    answers = []
+
+    def deliver():
+        try:
+            answers.append(served.deliver("/shop/sms?sleep=0.7")[0])
+        except (OSError, http.client.HTTPException) as error:
+            answers.append(type(error).__name__)
+
+    in_flight = threading.Thread(target=deliver)
+    in_flight.start()
+    time.sleep(0.3)
+    server = served.processes[0]
+    server.send_signal(signal.SIGTERM)
+    ended = gone(server, 8)
+    in_flight.join()
+    assert ended, served.log.read_text()
+    stop = "answers what is in flight" if answers == [200] else "ends at once"
+    assert stop == served.host.stop, answers
+    served.tell("stop", stop)

@@ -309,6 +309,7 @@ def test_any_form_is_read_as_parse_qsl_reads_it():
     escaped = text.map(lambda text: quote(text, safe="").encode())
     raw = text.map(lambda text: text.replace("%", "").encode())
     well_formed = st.lists(st.one_of(marks.filter(lambda b: b != b"%"), escaped, raw)).map(b"".join)
+    some += [b"\xc3", b"\xa9"]
     pieces = st.one_of(marks, st.sampled_from(some), escaped, raw, st.binary(max_size=3))
 
     @settings
