@@ -323,7 +323,8 @@ def parse_at_once(form: bytes) -> Pairs:
     """
     plain = binascii.a2b_qp(form.translate(FORM_MARKS))
     if (
-        len(form) - len(plain) != 2 * form.count(b"%")
+        not form.isascii()  # an escape may be half of a letter
+        or len(form) - len(plain) != 2 * form.count(b"%")
         or plain.count(b"\x00") != form.count(b"&")
         or plain.count(b"\x01") != form.count(b"=")
         or b"\n" in form  # quoted-printable joins lines
@@ -1129,6 +1130,7 @@ class App:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         """Answer one request, as PEP 3333 has it."""
+        fields: Pairs = []
         message = None
         try:
             reply = self._find(environ)
@@ -1139,7 +1141,7 @@ class App:
             session = self._understand(message, environ)
             answer = self._answer(reply, message, session, signed)  # 4. Write, 6. Remember
         except Refused as refused:
-            answer = self._refuse(environ, refused, message)
+            answer = self._refuse(environ, refused, fields, message is not None)
         start_response(answer.status, answer.headers())
         return [answer.body]
 
@@ -1221,19 +1223,24 @@ class App:
         return Answer(body, OK, (("Set-Cookie", cookie),) if cookie else ())
 
     def _refuse(
-        self, environ: WSGIEnvironment, refused: Refused, message: IncomingMessage | None
+        self, environ: WSGIEnvironment, refused: Refused, fields: Pairs, genuine: bool
     ) -> Answer:
         """Log why there is no TwiML, and return what the sender gets instead.
 
-        All that Twilio signed is in the log, with its MessageSid.  What anybody can send
-        is there once a second.
+        Each message that was *genuine* is in the log.  What anybody can send is there
+        once a second.
         """
-        if message is not None:
-            log.warning("message %s is not answered: %s", printable(message.sid, 64), refused)
-        elif self._seldom.admits(refused.status):
-            request = printable(f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}", 200)
-            more = self._seldom.held_back(refused.status)
-            log.warning("%s for %s: %s%s", refused.status, request, refused.reason(), more)
+        if genuine or self._seldom.admits(refused.status):
+            request = f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}"
+            sid = dict(fields).get("MessageSid")
+            log.warning(
+                "%s for %s%s: %s%s",
+                refused.status,
+                printable(request, 200),
+                f", message {printable(sid, 64)}" if sid else "",
+                refused.reason(),
+                "" if genuine else self._seldom.held_back(refused.status),
+            )
         body = b"" if environ["REQUEST_METHOD"] == "HEAD" else f"{refused}\n".encode()
         return Answer(body, refused.status, refused.headers)
 
@@ -1587,9 +1594,8 @@ def why_not_signed(
         if name.startswith("HTTP_") and isinstance(value, str)
     }
     why, signed = validator.why(url, fields if post else None, signature, None, headers)
-    sid = printable(dict(fields).get("MessageSid", "without a MessageSid"), 64)
-    log.debug("message %s: %s", sid, printable(signed, 20_000))
-    return f"message {sid}: {why}"
+    log.debug("%s", printable(signed, 20_000))
+    return why
 
 
 class Guess:

@@ -57,6 +57,7 @@ def make_environ(body=b"", method="POST", **more):
         body = urlencode(body).encode()
     environ = {
         "REQUEST_METHOD": method,
+        "SCRIPT_NAME": "",
         "PATH_INFO": "/sms",
         "QUERY_STRING": "",
         "HTTP_HOST": "abc.example",
