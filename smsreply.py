@@ -2986,8 +2986,880 @@ def called(
         return "500 Internal Server Error", [], b""
 
 
+class NotFromHere(Refused):
+    """Some other page asks: it has its own Origin, or another name for this machine."""
+
+    status = "403 Forbidden"
+
+
+class NotJSON(Refused):
+    status = "415 Unsupported Media Type"
+
+
+class PhonePage:
+    """A WSGI callable: the phone in the browser of whoever sits at this machine.
+
+    A page on the web can have a browser send requests here.  It gets nothing by that: a
+    form cannot send JSON, a script has its page's Origin, and a name that was made to
+    lead here (DNS rebinding) is another Host.  Logs nothing that was sent or received.
+    """
+
+    KEPT = 50  # exchanges, each of some 5 kB, for a page that is loaded again
+
+    def __init__(self, webhook: str, public_url: str | None = None) -> None:
+        self._use({"webhook": webhook, "public_url": public_url or ""}, None)
+        self._exchanges: list[dict[str, Any]] = []
+        self._count = 0
+        self._lock = threading.Lock()
+        self._actions = {
+            "/state": self._state,
+            "/settings": self._settings,
+            "/forget": self._forget,
+            "/text": self._text,
+            "/deliver": self._deliver,
+        }
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        extra: tuple[tuple[str, str], ...] = ()
+        try:
+            check_from_here(environ)
+            kind, body = self._answer(environ)
+            status = OK
+        except Refused as refused:
+            status, extra, kind, body = (
+                refused.status,
+                refused.headers,
+                "text/plain",
+                f"{refused}\n",
+            )
+        except Exception as error:  # its text may be somebody's message
+            log.error("the phone's page failed: %s", type(error).__name__)
+            status, kind, body = FAILED.status, "text/plain", "the phone failed\n"
+        sent = body.encode("utf-8", "replace")
+        size = ("Content-Length", str(len(sent)))
+        start_response(
+            status, [("Content-Type", kind + "; charset=utf-8"), size, *PAGE_HEADERS, *extra]
+        )
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else sent]
+
+    def _answer(self, environ: WSGIEnvironment) -> tuple[str, str]:
+        """Return the type and the text of a file of the page's, or of what an action tells."""
+        import json
+
+        path, method = environ.get("PATH_INFO", ""), environ["REQUEST_METHOD"]
+        if path not in PAGE_FILES and path not in self._actions:
+            raise NotFound("the phone has no such page")
+        allowed = "GET" if path in PAGE_FILES else "POST"
+        if method != allowed:
+            refused = MethodNotAllowed(f"only {allowed} is answered here")
+            refused.headers = (("Allow", allowed),)
+            raise refused
+        if method == "GET":
+            return PAGE_FILES[path]
+        return "application/json", json.dumps(self._actions[path](read_json(environ)))
+
+    def _use(self, settings: dict[str, str], token: str | None) -> None:
+        """Take another phone, which has no cookies yet; raise ValueError for a bad URL."""
+        settings = {"number": PHONE_NUMBER, "to": YOUR_NUMBER, "method": "POST", **settings}
+        for url in (settings["webhook"], settings["public_url"]):
+            if url and (" " in url or not url.isprintable()):
+                raise ValueError(f"{url!r} has a character that no URL has")
+        self._phone = Phone(
+            settings["webhook"],
+            auth_token=token,
+            public_url=settings["public_url"] or None,
+            number=settings["number"],
+            to=settings["to"],
+            method=settings["method"],
+        )
+        self._chosen = settings
+
+    def _state(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all that the page shows.  Of the token only where it is from."""
+        token = self._phone.auth_token
+        found = to_tokens(os.environ.get("TWILIO_AUTH_TOKEN") if token is None else token)
+        source = "TWILIO_AUTH_TOKEN" if token is None else "this page"
+        return {
+            "settings": self._chosen,
+            "token": source if found else "",
+            "unsigned": token == "",
+            "exchanges": self._exchanges,
+        }
+
+    def _settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = {name: text_in(wanted, name).strip() for name in self._chosen}
+        if not (chosen["number"] and chosen["to"] and chosen["method"] in ("GET", "POST")):
+            raise Refused("two numbers, and GET or POST, are needed")
+        # A token that is not given is the one there was; the page never had it.
+        token = "" if wanted.get("unsigned") else text_in(wanted, "token").strip()
+        if not token and not wanted.get("unsigned"):
+            token = self._phone.auth_token or None  # type: ignore[assignment]
+        try:
+            self._use(chosen, token)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        return self._state(wanted)
+
+    def _forget(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin again, without messages and cookies."""
+        self._exchanges = []
+        self._use(self._chosen, self._phone.auth_token)
+        return self._state(wanted)
+
+    def _text(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        body, media = text_in(wanted, "body"), text_in(wanted, "media").split()
+        return self._keep(wanted, lambda phone: phone.text(body, media=media))
+
+    def _deliver(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Send what was sent before, changed or not."""
+        params, signature = wanted.get("params"), wanted.get("signature")
+        if not isinstance(params, dict) or not all(isinstance(v, str) for v in params.values()):
+            raise Refused("the params are not an object of texts")
+        # It becomes a header as it is: what is not base64 could become two.
+        if signature is not None and not re.fullmatch("[A-Za-z0-9+/=]{0,100}", str(signature)):
+            raise Refused("the signature is not base64")
+        method = "GET" if wanted.get("method") == "GET" else "POST"
+        return self._keep(
+            wanted, lambda phone: phone.deliver(params, method=method, signature=signature)
+        )
+
+    def _keep(self, wanted: Mapping[str, Any], send: Callable[[Phone], Exchange]) -> dict[str, Any]:
+        """Send something, which may take a while, and keep what became of it."""
+        phone, started = self._phone, time.time()
+        kept = exchange_json(send(phone), phone)
+        kept.update(at=started, how=text_in(wanted, "how"), again=wanted.get("again"))
+        with self._lock:
+            self._count += 1
+            kept["number"] = self._count
+            self._exchanges = [*self._exchanges, kept][-self.KEPT :]
+        return kept
+
+
+def check_from_here(environ: WSGIEnvironment) -> None:
+    """Raise `NotFromHere` unless the request is for this server's own name, and by its page."""
+    port = environ["SERVER_PORT"]
+    hosts = [f"{name}:{port}" for name in ("localhost", "127.0.0.1")]
+    if port == "80":
+        hosts += ["localhost", "127.0.0.1"]
+    if environ.get("HTTP_HOST") not in hosts:
+        raise NotFromHere(f"the phone is at http://localhost:{port}/ only")
+    if environ.get("HTTP_ORIGIN") not in [None, *["http://" + host for host in hosts]]:
+        raise NotFromHere("the phone is used by its own page only")
+
+
+def read_json(environ: WSGIEnvironment) -> dict[str, Any]:
+    import json
+
+    # A form can be sent from any page, unasked, with three types: this is none of them.
+    if environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() != "application/json":
+        raise NotJSON("the phone reads application/json")
+    try:
+        wanted = json.loads(read_body(environ))
+    except (ValueError, RecursionError):
+        raise Refused("the body is not JSON") from None
+    if not isinstance(wanted, dict):
+        raise Refused("the body is not a JSON object")
+    return wanted
+
+
+def text_in(wanted: Mapping[str, Any], name: str) -> str:
+    text = wanted.get(name, "")
+    if not isinstance(text, str):
+        raise Refused(f"{name} is not a text")
+    return text
+
+
+def exchange_json(exchange: Exchange, phone: Phone) -> dict[str, Any]:
+    """Return an exchange as the page has it."""
+    error = exchange.error
+    return {
+        "params": exchange.params,
+        "hops": [
+            hop_json(request, exchange.answers[number] if number < len(exchange.answers) else None)
+            for number, request in enumerate(exchange.requests)
+        ],
+        "messages": [
+            {
+                "body": message.body,
+                # What Twilio gets at the public URL, a browser here gets at the webhook's own.
+                "media": [{"url": url, "here": phone._target(url)} for url in message.media],
+                "to": message.to,
+                "from": message.from_,
+            }
+            for message in exchange.messages
+        ],
+        "error": error
+        and {name: getattr(error, name) for name in ("code", "meaning", "cure", "detail")},
+        "seconds": exchange.seconds,
+    }
+
+
+def hop_json(request: Request, answer: Response | None) -> dict[str, Any]:
+    """Return a request and its answer, if there was one, as the page has them."""
+    hop: dict[str, Any] = {
+        "method": request.method,
+        "url": request.url,
+        "target": request.target,
+        "fields": request.fields,
+        "request": wire_text(request),
+        "sent": len(request),
+        "signed": request.signed,
+        "signature": request.signature,
+    }
+    if answer is not None:
+        hop.update(status=answer.status, type=answer.header("content-type"), seconds=answer.seconds)
+        hop.update(answer=wire_text(answer), received=len(answer), twiml=indented(answer.body))
+    return hop
+
+
+def wire_text(wire: bytes) -> str:
+    """Return bytes as lines to look at: what is not a character is escaped."""
+    lines = re.split("\r?\n", wire.decode("utf-8", "backslashreplace"))
+    return "\n".join([printable(line, len(line)) for line in lines])
+
+
+def indented(document: bytes) -> str:
+    """Return an XML document with an element a line, or nothing if it is none."""
+    try:
+        root = parse_xml(document)
+    except TwilioError:
+        return ""
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
 def serve_phone(webhook: str, public_url: str | None, port: int) -> Any:
-    raise NotImplementedError
+    """Return a server that listens on loopback, and serves the phone for *webhook*."""
+    return serve_development(PhonePage(webhook, public_url), "127.0.0.1", port)
+
+
+# The page: three files, made by hand, of which nothing is fetched from elsewhere.
+PAGE_HEADERS = (
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' data: http://localhost:* http://127.0.0.1:*; "
+        "form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cache-Control", "no-store"),
+)
+
+PAGE_HTML = r"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Phone: an offline Twilio</title>
+<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath d='M2 2h12v9H8l-4 3v-3H2z' fill='%230b7350'/%3E%3C/svg%3E">
+<link rel="stylesheet" href="phone.css">
+<script src="phone.js" defer></script>
+</head>
+<body>
+<section id="phone" aria-labelledby="to">
+  <header>
+    <div>
+      <h1 id="to">Phone</h1>
+      <p id="about"></p>
+    </div>
+    <button type="button" id="open-settings">Settings</button>
+  </header>
+  <div id="conversation" role="log" aria-label="Conversation" tabindex="0"></div>
+  <p id="trouble" role="alert" hidden></p>
+  <form id="compose">
+    <p id="picture" hidden>
+      <label for="media">Picture’s URL (several: with spaces between)</label>
+      <input id="media" inputmode="url" autocomplete="off" spellcheck="false" placeholder="https://…">
+    </p>
+    <button type="button" id="attach" aria-expanded="false" aria-controls="picture"
+      aria-label="Attach a picture by its URL" title="Attach a picture by its URL">+</button>
+    <label for="body" class="unseen">Text message</label>
+    <textarea id="body" rows="1" placeholder="Text message" aria-describedby="keys"></textarea>
+    <button id="send">Send</button>
+    <span id="keys" class="unseen">Enter sends, Shift and Enter begins a new line.</span>
+  </form>
+</section>
+
+<main>
+  <header>
+    <h2>What happens</h2>
+    <button type="button" id="forget" title="Forget the messages and the cookies">Start over</button>
+  </header>
+  <p id="news" role="status" class="unseen"></p>
+  <div id="welcome" class="card">
+    <p>A webhook is a program at a URL. For every text message that somebody sends to your
+      number, Twilio makes one request to that URL; the answer says what is texted back.
+      Here this page plays Twilio. Send a text, and see:</p>
+    <ol class="steps">
+      <li><strong>The request</strong>: the message, as the fields of a form.</li>
+      <li><strong>The signature</strong>, which shows that the request is Twilio’s.</li>
+      <li><strong>The answer</strong> of your program.</li>
+      <li><strong>The TwiML</strong> in it, and what becomes of that: messages, or an error.</li>
+    </ol>
+  </div>
+  <div id="exchanges"></div>
+</main>
+
+<dialog id="settings" aria-labelledby="settings-title">
+  <form>
+    <h2 id="settings-title">Settings</h2>
+    <label>Webhook: the URL that is requested
+      <input name="webhook" required inputmode="url" spellcheck="false"></label>
+    <label>Public URL, if Twilio knows the webhook by another
+      <input name="public_url" inputmode="url" spellcheck="false" placeholder="https://abc.example"></label>
+    <div class="pair">
+      <label>The person’s number <input name="number" required></label>
+      <label>Your number <input name="to" required></label>
+    </div>
+    <p class="hint">With <code>whatsapp:</code> before the person’s number it is a WhatsApp message.</p>
+    <label>Method <select name="method"><option>POST</option><option>GET</option></select></label>
+    <label>Auth token <input name="token" type="password" autocomplete="new-password" aria-describedby="token-state"></label>
+    <p class="hint" id="token-state"></p>
+    <label class="check"><input name="unsigned" type="checkbox"> Send unsigned requests</label>
+    <p role="alert" class="bad"></p>
+    <div class="buttons"><button type="button" value="cancel">Cancel</button><button>Save</button></div>
+  </form>
+</dialog>
+
+<dialog id="edit" aria-labelledby="edit-title">
+  <form>
+    <h2 id="edit-title">Edit and send again</h2>
+    <div id="rows"></div>
+    <button type="button" id="add-row">Add a field</button>
+    <div class="pair">
+      <label>Method <select name="method"><option>POST</option><option>GET</option></select></label>
+      <label>Signature <select name="signature">
+        <option value="right">as Twilio makes it</option>
+        <option value="broken">broken</option>
+        <option value="none">left out</option></select></label>
+    </div>
+    <div class="buttons"><button type="button" value="cancel">Cancel</button><button>Send</button></div>
+  </form>
+</dialog>
+</body>
+</html>
+"""
+
+PAGE_CSS = r"""
+:root {
+  --paper: #f3f2ee; --card: #fff; --ink: #1c2126; --soft: #59616b; --line: #dad8d0;
+  --code: #f8f7f4; --accent: #0b7350; --on-accent: #fff; --mine: #0b7350; --theirs: #eae8e2;
+  --bad: #b3261e; --bad-paper: #fdf0ee; --url: #1f57b8; --shadow: 0 1px 2px #0001, 0 8px 24px #0000000d;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --paper: #121517; --card: #1b1f22; --ink: #e7eaec; --soft: #a2abb4; --line: #343b41;
+    --code: #14181a; --accent: #63d1a6; --on-accent: #06281b; --mine: #0b6e4d; --theirs: #2b3136;
+    --bad: #ff9a90; --bad-paper: #341d1b; --url: #8fb8ff; --shadow: none;
+  }
+}
+* { box-sizing: border-box; }
+[hidden] { display: none !important; }
+.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+body {
+  margin: 0 auto; max-width: 90rem; padding: 1.5rem; gap: 2rem;
+  display: grid; grid-template-columns: 23rem minmax(0, 1fr); align-items: start;
+  background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif;
+}
+h1, h2, h3, p, ol { margin: 0; }
+h1 { font-size: 1.1rem; line-height: 1.3; }
+h2 { font-size: 1.25rem; }
+a { color: var(--url); overflow-wrap: anywhere; }
+code, pre, textarea.mono { font: .8125rem/1.55 ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace; }
+:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
+button, input, select, textarea { font: inherit; color: inherit; }
+button {
+  padding: .3rem .8rem; border: 1px solid var(--line); border-radius: .5rem;
+  background: var(--card); font-size: .875rem; cursor: pointer;
+}
+button:hover { border-color: var(--accent); }
+button:not([type]) { background: var(--accent); border-color: var(--accent); color: var(--on-accent); font-weight: 600; }
+input:not([type=checkbox]), select, textarea {
+  width: 100%; padding: .45rem .7rem; background: var(--card);
+  border: 1px solid var(--line); border-radius: .5rem; resize: none;
+}
+header { display: flex; gap: 1rem; align-items: center; justify-content: space-between; }
+.hint, .soft { color: var(--soft); font-size: .875rem; }
+.bad { color: var(--bad); }
+.good { color: var(--accent); }
+
+#phone {
+  position: sticky; top: 1.5rem; height: calc(100vh - 3rem); max-height: 52rem; overflow: hidden;
+  display: flex; flex-direction: column;
+  background: var(--card); border: 1px solid var(--line); border-radius: 1.75rem; box-shadow: var(--shadow);
+}
+#phone > header { padding: 1rem 1.25rem .8rem; border-bottom: 1px solid var(--line); }
+#phone > header > div { min-width: 0; }
+#about { color: var(--soft); font-size: .8125rem; line-height: 1.4; overflow-wrap: anywhere; }
+#conversation { flex: 1; overflow-y: auto; padding: 1rem; display: flex; flex-direction: column; gap: .75rem; outline-offset: -3px; }
+#conversation > :first-child { margin-top: auto; }
+.message { max-width: 82%; align-self: flex-start; }
+.message.mine { align-self: flex-end; text-align: right; }
+.bubble {
+  display: inline-block; padding: .5rem .85rem; border-radius: 1.15rem .3rem 1.15rem 1.15rem; text-align: left;
+  white-space: pre-wrap; overflow-wrap: anywhere; background: var(--theirs); max-width: 100%;
+}
+.message:not(.mine) .bubble { border-radius: .3rem 1.15rem 1.15rem 1.15rem; }
+.mine .bubble { background: var(--mine); color: #fff; }
+.mine .bubble a { color: inherit; }
+.bubble img { display: block; max-width: 100%; max-height: 16rem; border-radius: .6rem; margin: .15rem 0; }
+.meta, .note { display: block; margin-top: .2rem; color: var(--soft); font-size: .75rem; }
+.note { align-self: center; margin: 0; text-align: center; max-width: 90%; }
+.note.bad { color: var(--bad); }
+.meta button, .note button, .link { border: 0; padding: 0; background: none; color: var(--url); text-decoration: underline; font-size: inherit; }
+.typing::after { content: "···"; letter-spacing: .2em; font-weight: 700; animation: typing 1.2s infinite; }
+@keyframes typing { 50% { opacity: .25; } }
+#trouble { margin: 0 1rem; color: var(--bad); font-size: .875rem; }
+#compose { display: flex; flex-wrap: wrap; gap: .5rem; align-items: flex-end; padding: .8rem; border-top: 1px solid var(--line); }
+#picture { flex: 1 0 100%; font-size: .8125rem; color: var(--soft); }
+#compose textarea { flex: 1; width: auto; min-width: 0; border-radius: 1.2rem; field-sizing: content; max-height: 9rem; }
+#attach, #send { height: 2.5rem; border-radius: 1.25rem; }
+#attach { width: 2.5rem; padding: 0; font-size: 1.4rem; line-height: 1; }
+
+main > header { margin: .4rem 0 1rem; }
+.card, .exchange { background: var(--card); border: 1px solid var(--line); border-radius: 1rem; box-shadow: var(--shadow); }
+.card { padding: 1.25rem 1.5rem; }
+.card > p { max-width: 42rem; }
+.exchange { margin-bottom: 1rem; scroll-margin-top: 1.5rem; }
+summary { display: flex; gap: .2rem .8rem; align-items: baseline; padding: .8rem 1.25rem; cursor: pointer; border-radius: 1rem; list-style: none; }
+summary::-webkit-details-marker { display: none; }
+summary::before { content: "▸"; color: var(--soft); }
+[open] > summary::before { content: "▾"; }
+summary b { white-space: nowrap; }
+.title { flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.outcome { white-space: nowrap; font-size: .875rem; }
+.again { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; padding: 0 1.25rem 1rem; border-bottom: 1px solid var(--line); }
+.hop { padding: 1.25rem; }
+.hop + .hop { border-top: 1px dashed var(--line); }
+.hop > h3 { font-size: .9375rem; margin-bottom: 1rem; overflow-wrap: anywhere; }
+.steps { list-style: none; padding: 0; counter-reset: step; }
+.steps > li { counter-increment: step; position: relative; padding: 0 0 1.5rem 2.75rem; }
+.steps > li::before {
+  content: counter(step); position: absolute; left: 0; top: -.1rem; width: 1.75rem; height: 1.75rem;
+  border-radius: 50%; border: 2px solid var(--accent); color: var(--accent); background: var(--card);
+  font: 700 .875rem/1.55rem system-ui, sans-serif; text-align: center;
+}
+.steps > li:not(:last-child)::after { content: ""; position: absolute; left: .8125rem; top: 1.9rem; bottom: .25rem; width: 2px; background: var(--line); }
+.steps > li:last-child { padding-bottom: 0; }
+#welcome .steps { margin-top: 1.25rem; }
+#welcome .steps > li { padding-bottom: .9rem; }
+.steps h4 { margin: 0; font-size: 1rem; }
+.steps h4 + p { color: var(--soft); font-size: .875rem; max-width: 46rem; margin-bottom: .6rem; }
+.sides { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 1rem; align-items: start; }
+pre {
+  margin: 0 0 .5rem; padding: .75rem .9rem; max-height: 22rem; overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere;
+  background: var(--code); border: 1px solid var(--line); border-radius: .6rem;
+}
+.scroll { max-height: 22rem; overflow: auto; border: 1px solid var(--line); border-radius: .6rem; }
+table { width: 100%; border-collapse: collapse; font-size: .8125rem; }
+th, td { padding: .3rem .75rem; text-align: left; vertical-align: top; overflow-wrap: anywhere; border-bottom: 1px solid var(--line); }
+tr:last-child > * { border-bottom: 0; }
+th { font-weight: 600; width: 45%; }
+th small { display: block; font-weight: 400; color: var(--soft); }
+.empty { color: var(--soft); font-style: italic; }
+.part-url { color: var(--url); }
+.part-name { color: var(--accent); font-weight: 700; }
+meter { width: 9rem; max-width: 100%; vertical-align: middle; }
+.became { margin: .25rem 0 0; padding: 0; list-style: none; }
+.became > li { padding: .5rem .9rem; border-left: 3px solid var(--accent); background: var(--code); margin-bottom: .4rem; overflow-wrap: anywhere; white-space: pre-wrap; }
+.became > li.error { border-color: var(--bad); background: var(--bad-paper); }
+
+dialog { width: min(38rem, calc(100vw - 2rem)); padding: 1.5rem; border: 1px solid var(--line); border-radius: 1rem; background: var(--card); color: var(--ink); }
+dialog::backdrop { background: #0007; }
+dialog form { display: grid; gap: .9rem; }
+dialog label { font-size: .875rem; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
+.check { display: flex; gap: .5rem; align-items: center; }
+.buttons { display: flex; gap: .5rem; justify-content: flex-end; }
+#rows { max-height: 45vh; overflow: auto; padding: 4px; }
+.row { display: grid; grid-template-columns: 11rem 1fr auto; gap: .4rem; margin-bottom: .4rem; }
+.row input, .row textarea { font-size: .8125rem; }
+#add-row { justify-self: start; }
+
+@media (max-width: 60rem) {
+  body { grid-template-columns: minmax(0, 1fr); padding: .75rem; gap: 1.25rem; }
+  #phone { position: static; height: 34rem; max-height: 82vh; border-radius: 1.25rem; }
+}
+@media (max-width: 45rem) {
+  .sides, .pair { grid-template-columns: minmax(0, 1fr); }
+  .hop, .card { padding: 1rem; }
+  summary { flex-wrap: wrap; padding: .8rem 1rem; }
+  .title { flex-basis: 60%; }
+  .outcome { padding-left: 1.5rem; }
+  .again { padding: 0 1rem 1rem; }
+  .steps > li { padding-left: 0; }
+  .steps > li > h4, #welcome .steps > li { padding-left: 2.5rem; }
+  .steps > li::after { display: none; }
+  .row { grid-template-columns: 1fr 1.2fr auto; }
+}
+@media (prefers-reduced-motion: reduce) { * { animation: none !important; scroll-behavior: auto !important; } }
+"""
+
+PAGE_JS = r"""
+"use strict";
+
+const find = (selector, within = document) => within.querySelector(selector);
+const exchanges = new Map(); // from numbers to what the server says of them
+let state = { settings: {} };
+
+// Whatever came over a wire becomes text: nothing on this page is made from markup.
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "onclick") made.addEventListener("click", value);
+    else if (value !== false) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.flat().filter((child) => child !== null && child !== ""));
+  return made;
+}
+
+async function ask(path, wanted = {}) {
+  const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(wanted) };
+  const answer = await fetch(path, request).catch(() => {
+    throw new Error("The phone’s own server does not answer: is it still running?");
+  });
+  if (!answer.ok) throw new Error(await answer.text());
+  return answer.json();
+}
+
+// The phone.
+
+const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+const link = (number) => element("button", { type: "button", onclick: () => show(number) }, `exchange ${number}`);
+
+function picture(url, here = url) {
+  const named = /^https?:/i.test(url)
+    ? element("a", { href: url, target: "_blank", rel: "noreferrer noopener" }, url)
+    : element("span", {}, url);
+  // What is on this machine is shown; another host would learn that somebody looks.
+  if (!/^http:\/\/(localhost|127\.0\.0\.1)(:\d+)?\//.test(here)) return element("div", {}, "Picture: ", named);
+  const image = element("img", { src: here, alt: `Picture: ${url}` });
+  image.addEventListener("load", () => scrollDown());
+  image.addEventListener("error", () => image.replaceWith(element("div", {}, "Picture (cannot be loaded): ", named)));
+  return image;
+}
+
+function message(who, exchange, text, pictures) {
+  const meta = element("span", { class: "meta" }, who, " · ", clock(exchange.at), " · ", link(exchange.number));
+  const bubble = element("div", { class: "bubble" }, ...pictures, text);
+  return element("div", { class: who === "You" ? "message mine" : "message" }, bubble, meta);
+}
+
+function bubbles(exchange) {
+  const { params, messages, error, number } = exchange;
+  const sent = Array.from({ length: Number(params.NumMedia) || 0 }, (_, i) => params[`MediaUrl${i}`]).filter(Boolean);
+  const shown = [];
+  if (exchange.again && exchange.how !== "edited") {
+    shown.push(element("span", { class: "note" }, `Exchange ${exchange.again} sent again, ${exchange.how}: `, link(number)));
+  } else shown.push(message("You", exchange, params.Body ?? "", sent.map((url) => picture(url))));
+  for (const { body, media, from, to } of messages) {
+    const who = to === params.From ? from : `${from} to ${to}`;
+    shown.push(message(who, exchange, body, media.map(({ url, here }) => picture(url, here))));
+  }
+  if (error) shown.push(element("span", { class: "note bad" }, `Error ${error.code}: ${error.meaning}. `, link(number)));
+  else if (!messages.length) shown.push(element("span", { class: "note" }, "No reply: the answer has no message."));
+  return shown;
+}
+
+function scrollDown() {
+  const conversation = find("#conversation");
+  conversation.scrollTop = conversation.scrollHeight;
+}
+
+// An exchange, step by step.
+
+const MEANINGS = {
+  From: "who texted", To: "your number", Body: "the text", NumMedia: "how many pictures",
+  MessageSid: "the message’s name; a retry has the same", AccountSid: "whose number it is",
+  NumSegments: "as how many texts it is charged", MediaUrl0: "where the picture is",
+  ProfileName: "the name that the person chose", MessageStatus: "what became of the reply",
+};
+
+function fieldsTable(fields) {
+  const rows = fields.map(([name, value]) => element("tr", {},
+    element("th", { scope: "row" }, name, MEANINGS[name] ? element("small", {}, MEANINGS[name]) : null),
+    value ? element("td", {}, value) : element("td", { class: "empty" }, "blank")));
+  const table = element("table", {}, element("caption", { class: "unseen" }, "The fields"), ...rows);
+  return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The fields of the form" }, table);
+}
+
+const bytes = (label, ...text) => element("pre", { tabindex: 0, role: "region", "aria-label": label }, ...text);
+
+function signedString({ url, method, fields, signed }) {
+  const sorted = method === "POST" ? [...fields].sort(([a], [b]) => (a < b ? -1 : 1)) : [];
+  if ([url, ...sorted.flat()].join("") !== signed) return [signed];
+  const pairs = sorted.flatMap(([name, value]) => [element("span", { class: "part-name" }, name), value]);
+  return [element("span", { class: "part-url" }, url), ...pairs];
+}
+
+function step(title, about, ...content) {
+  return element("li", {}, element("h4", {}, title), element("p", {}, about), ...content);
+}
+
+function requestStep(hop) {
+  const where = hop.target === hop.url ? "" : ` It is sent to ${hop.target}, which Twilio knows as ${hop.url}.`;
+  const form = hop.method === "POST" ? "The message is a form: the last line, after an empty one."
+    : "The message is in the query: what follows the ? in the first line.";
+  return step("The request", `Twilio asks your program, by HTTP, for an answer. ${form}${where}`,
+    element("div", { class: "sides" },
+      element("div", {}, bytes("The request’s bytes", hop.request), element("p", { class: "hint" }, `${hop.sent} bytes`)),
+      fieldsTable(hop.fields)));
+}
+
+function signatureStep(hop, exchange, first) {
+  const about = "Anybody who finds the URL can send it a request. Twilio’s are signed with the account’s auth token, which only Twilio and you know.";
+  const broken = first && exchange.how.startsWith("with");
+  const content = [];
+  if (hop.signed) {
+    const rest = hop.method === "POST" ? ", then each field’s name and value, sorted by name, with nothing between." : "; of a GET the fields are in it.";
+    content.push(element("p", { class: "soft" }, "This is signed: ", element("span", { class: "part-url" }, "the URL"), rest),
+      bytes("The string that was signed", ...signedString(hop)));
+  }
+  if (!hop.signature) content.push(element("p", {}, hop.signed ? "The signature was left out." : "Not signed: this phone has no token. Settings take one."));
+  else content.push(
+    element("p", { class: "soft" }, broken ? "This is not its signature:" : "Its signature: base64(HMAC-SHA1(token, string)), in the header X-Twilio-Signature."),
+    bytes("The signature", hop.signature));
+  if (first && !exchange.again) content.push(element("p", { id: `verdict-${exchange.number}`, role: "status" },
+    element("strong", {}, "Does the webhook check it? "), "Not known yet. ",
+    element("button", { type: "button", onclick: () => again(exchange, { check: true, broken: true }) }, "Try with a broken signature")));
+  return step("The signature", about, ...content);
+}
+
+function answerStep(hop, error) {
+  if (!hop.answer) return step("The answer", "None came that can be read.", element("p", { class: "bad" }, error ? error.detail : ""));
+  const time = `${hop.seconds.toFixed(3)} s`;
+  return step("The answer", "Your program’s, as it came: a status, headers, an empty line, and the body.",
+    bytes("The answer’s bytes", hop.answer),
+    element("p", { class: "hint" }, `${hop.received} bytes after ${time} of the 15 s that Twilio waits `,
+      element("meter", { min: 0, max: 15, low: 5, high: 10, optimum: 0, value: hop.seconds, "aria-label": `${time} of 15 s` })));
+}
+
+function twimlStep(hop, next, exchange) {
+  const item = (text, kind = "") => element("li", { class: kind }, text);
+  const became = [];
+  if (next) became.push(item(`Twilio goes on with another request: ${next.method} ${next.url}`));
+  else {
+    for (const { body, media, to } of exchange.messages) {
+      became.push(item(`A message to ${to}: ${[body, ...media.map(({ url }) => url)].filter(Boolean).join("\n")}`));
+    }
+    const { error } = exchange;
+    if (error) became.push(item([element("strong", {}, `Error ${error.code}: ${error.meaning}.`),
+      error.detail ? ` Here: ${error.detail}.` : "", `\nWhat helps: ${error.cure}.`], "error"));
+    else if (!became.length) became.push(item("Nothing is sent, and that is no error: the answer has no message."));
+  }
+  const about = hop.twiml ? "The body is a document in Twilio’s language: its elements say what to do, one after the other."
+    : hop.answer ? "There is none." + (exchange.error || next ? "" : " A text in text/plain is sent as it is.") : "There is none.";
+  return step("The TwiML, and what became of it", about, hop.twiml ? bytes("The TwiML, indented", hop.twiml) : null,
+    element("ul", { class: "became" }, ...became));
+}
+
+function outcome({ error, messages, seconds }) {
+  const count = messages.length === 1 ? "1 message" : `${messages.length || "no"} messages`;
+  return `${error ? `error ${error.code}` : count} · ${seconds.toFixed(2)} s`;
+}
+
+function article(exchange, open) {
+  const { number, params, hops, error, how } = exchange;
+  const other = hops[0]?.method === "GET" ? "POST" : "GET";
+  const button = (text, change) => element("button", { type: "button", onclick: () => again(exchange, change) }, text);
+  const made = element("details", { class: "exchange", id: `exchange-${number}`, open },
+    element("summary", {}, element("b", {}, `${number}`),
+      element("span", { class: "title" }, params.Body || (params.MediaUrl0 ? "a picture" : "(blank)"),
+        exchange.again ? element("span", { class: "soft" }, ` · ${exchange.again} again, ${how}`) : null),
+      element("span", { class: error ? "outcome bad" : "outcome soft" }, outcome(exchange))),
+    element("div", { class: "again", role: "group", "aria-label": `Send exchange ${number} again` },
+      element("span", { class: "hint" }, "Send again:"), button("Retry, same MessageSid", {}),
+      element("button", { type: "button", onclick: () => edit(exchange) }, "Edit…"),
+      button("Break the signature", { broken: true }), button(`By ${other}`, { method: other, how: `by ${other}` })),
+    ...hops.map((hop, i) => element("section", { class: "hop" },
+      hops.length > 1 ? element("h3", {}, `Request ${i + 1} of ${hops.length}: ${hop.method} ${hop.url}`) : null,
+      element("ol", { class: "steps" }, requestStep(hop), signatureStep(hop, exchange, i === 0),
+        answerStep(hop, error), twimlStep(hop, hops[i + 1], exchange)))));
+  return made;
+}
+
+function verdict(original, replay) {
+  const [before, status] = [original.hops[0].status, replay.hops[0]?.status];
+  if (!status) return ["", "No answer came, so nobody knows."];
+  if (status < 400) return ["bad", `No: with a broken signature it answers ${status}, too. Anybody who finds the URL can send it messages.`];
+  if (status >= 500) return ["", `It answered ${status}: that tells nothing.`];
+  if (before >= 400) return ["", `It refuses both, with ${before} and ${status}: has it another token, or does it take another URL for its own? Its log says more.`];
+  return ["good", `Yes: with a broken signature it refuses, with ${status}.`];
+}
+
+// What was sent, and what is sent again.
+
+function add(exchange, open = true) {
+  exchanges.set(exchange.number, exchange);
+  find("#welcome").hidden = true;
+  find("#conversation").append(...bubbles(exchange));
+  if (open) for (const other of document.querySelectorAll(".exchange[open]")) other.open = false;
+  find("#exchanges").prepend(article(exchange, open));
+  const original = exchange.how === "with a broken signature" && find(`#verdict-${exchange.again}`);
+  if (original) {
+    const [kind, text] = verdict(exchanges.get(exchange.again), exchange);
+    original.replaceChildren(element("strong", {}, "Does the webhook check it? "), element("span", { class: kind }, text), " See ",
+      element("button", { type: "button", class: "link", onclick: () => show(exchange.number) }, `exchange ${exchange.number}`), ".");
+  }
+  find("#news").textContent = `Exchange ${exchange.number}: ${outcome(exchange)}`;
+  scrollDown();
+}
+
+function show(number) {
+  const wanted = find(`#exchange-${number}`);
+  wanted.open = true;
+  wanted.scrollIntoView();
+  find("summary", wanted).focus({ preventScroll: true });
+}
+
+async function send(path, wanted, open = true) {
+  const waiting = element("div", { class: "message" }, element("div", { class: "bubble typing", role: "img", "aria-label": "Waiting for the answer" }));
+  if (path === "text") waiting.prepend();
+  find("#conversation").append(waiting);
+  find("#trouble").hidden = true;
+  scrollDown();
+  try {
+    const exchange = await ask(path, wanted);
+    waiting.remove();
+    add(exchange, open);
+    return exchange;
+  } catch (error) {
+    waiting.remove();
+    find("#trouble").textContent = error.message;
+    find("#trouble").hidden = false;
+  }
+}
+
+async function again(exchange, { params = exchange.params, method, broken, signature, how = "as a retry", check }) {
+  const right = exchange.hops[0]?.signature;
+  if (broken) {
+    // One character is another one; without a token it is a signature of nothing.
+    signature = right ? (right[0] === "A" ? "B" : "A") + right.slice(1) : "A".repeat(27) + "=";
+    how = "with a broken signature";
+  }
+  const wanted = { params, method: method ?? exchange.hops[0]?.method, signature, how, again: exchange.number };
+  const sent = await send("deliver", wanted, !check);
+  if (sent && !check) show(sent.number);
+}
+
+find("#compose").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const [body, media] = [find("#body"), find("#media")];
+  const wanted = { body: body.value, media: media.value };
+  if (!wanted.body.trim() && !wanted.media.trim()) return body.focus();
+  body.value = media.value = "";
+  body.focus();
+  if (!(await send("text", wanted)) && !body.value) [body.value, media.value] = [wanted.body, wanted.media];
+});
+
+find("#body").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  find("#compose").requestSubmit();
+});
+
+find("#attach").addEventListener("click", () => {
+  const row = find("#picture");
+  row.hidden = !row.hidden;
+  find("#attach").setAttribute("aria-expanded", !row.hidden);
+  find(row.hidden ? "#body" : "#media").focus();
+});
+
+// Edit: each field is a name and a value; one without a name is left out.
+
+let edited;
+
+function addRow(name = "", value = "") {
+  const row = element("div", { class: "row" },
+    element("input", { "aria-label": "Name", value: name, spellcheck: "false" }),
+    element("textarea", { "aria-label": name ? `Value of ${name}` : "Value", rows: 1, spellcheck: "false" }, value),
+    element("button", { type: "button", "aria-label": `Remove ${name || "this field"}`, onclick: () => row.remove() }, "×"));
+  find("#rows").append(row);
+  return row;
+}
+
+function edit(exchange) {
+  edited = exchange;
+  find("#rows").replaceChildren();
+  for (const [name, value] of Object.entries(exchange.params)) addRow(name, value);
+  find("#edit form").elements.method.value = exchange.hops[0]?.method ?? "POST";
+  find("#edit form").elements.signature.value = "right";
+  find("#edit").showModal();
+  find("#rows [aria-label='Value of Body']")?.focus();
+}
+
+find("#add-row").addEventListener("click", () => find("input", addRow()).focus());
+
+find("#edit form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const { method, signature } = event.target.elements;
+  const rows = [...document.querySelectorAll(".row")].map((row) => [find("input", row).value, find("textarea", row).value]);
+  const params = Object.fromEntries(rows.filter(([name]) => name));
+  find("#edit").close();
+  again(edited, { params, method: method.value, how: "edited", broken: signature.value === "broken",
+    signature: signature.value === "none" ? "" : undefined });
+});
+
+// Settings.  The token goes to the server, and never comes back.
+
+function take(fresh) {
+  state = fresh;
+  const { webhook, public_url, to, method } = state.settings;
+  find("#to").textContent = to;
+  find("#about").textContent = `${method} ${webhook}${public_url ? ` as ${public_url}` : ""} · ${state.token ? "signed" : "no token: unsigned"}`;
+  find("#token-state").textContent = state.token
+    ? `There is one, from ${state.token}. Blank: it stays.` : "There is none, so nothing is signed.";
+}
+
+find("#open-settings").addEventListener("click", () => {
+  const fields = find("#settings form").elements;
+  for (const [name, value] of Object.entries(state.settings)) fields[name].value = value;
+  fields.token.value = "";
+  fields.unsigned.checked = state.unsigned;
+  find("#settings [role=alert]").textContent = "";
+  find("#settings").showModal();
+});
+
+find("#settings form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const wanted = Object.fromEntries(new FormData(event.target));
+  try {
+    take(await ask("settings", { ...wanted, unsigned: event.target.elements.unsigned.checked }));
+    find("#settings").close();
+  } catch (error) {
+    find("#settings [role=alert]").textContent = error.message;
+  }
+});
+
+for (const cancel of document.querySelectorAll("[value=cancel]")) {
+  cancel.addEventListener("click", () => cancel.closest("dialog").close());
+}
+
+find("#forget").addEventListener("click", async () => {
+  take(await ask("forget"));
+  exchanges.clear();
+  find("#conversation").replaceChildren();
+  find("#exchanges").replaceChildren();
+  find("#welcome").hidden = false;
+  find("#body").focus();
+});
+
+ask("state").then((fresh) => {
+  take(fresh);
+  for (const exchange of fresh.exchanges) add(exchange);
+  find("#body").focus();
+});
+"""
+
+PAGE_FILES = {
+    "/": ("text/html", PAGE_HTML),
+    "/phone.css": ("text/css", PAGE_CSS.lstrip()),
+    "/phone.js": ("text/javascript", PAGE_JS.lstrip()),
+}
 
 
 # ------------------------------------------------------------------ 10. Command line

@@ -219,7 +219,9 @@ def test_a_function_answers_wherever_the_host_mounts_it(path):
     assert status_of(app(verify=False), make_environ(MESSAGE, PATH_INFO=path)) == 200
 
 
-@pytest.mark.parametrize("reply", [None, "bot:reply", 42, {"/sms": "reply"}, {"/sms": None}, [echo]])
+@pytest.mark.parametrize(
+    "reply", [None, "bot:reply", 42, {"/sms": "reply"}, {"/sms": None}, [echo]]
+)
 def test_what_is_no_function_is_refused_at_once(reply):
     with pytest.raises(TypeError, match="a function, or a dict from paths to functions"):
         app(reply)
@@ -425,7 +427,9 @@ def test_the_hash_is_the_one_that_the_settings_name(settings, digest, status):
 def test_the_url_is_the_one_that_twilio_requested(public, environ, url):
     got = []
     asked = make_environ(MESSAGE, **environ, HTTP_X_TWILIO_SIGNATURE=signature(url, MESSAGE))
-    assert status_of(app(lambda m: got.append(m.url), public_url=public), asked, validate=False) == 200
+    assert (
+        status_of(app(lambda m: got.append(m.url), public_url=public), asked, validate=False) == 200
+    )
     assert got == [url]
     other = make_environ(MESSAGE, **environ, HTTP_X_TWILIO_SIGNATURE=signature(url + "/", MESSAGE))
     assert status_of(app(public_url=public), other, validate=False) == 403
@@ -523,7 +527,9 @@ def test_twiml_may_have_64_kib(size, status, kind):
 
 # -------------------------------------------------------------------------------- logs
 
-PERSONAL = re.compile(r"\+?1?4017122661|5558675310|94965|SAUSALITO|secret words|caf(é|%C3%A9)", re.I)
+PERSONAL = re.compile(
+    r"\+?1?4017122661|5558675310|94965|SAUSALITO|secret words|caf(é|%C3%A9)", re.I
+)
 SECRET = {**MESSAGE, "Body": "secret words, café", "ProfileName": "Ada"}
 
 
@@ -534,7 +540,12 @@ def personal_requests():
         yield signed(SECRET, method=method, HTTP_X_TWILIO_SIGNATURE=None)
         yield signed(SECRET, method=method, HTTP_X_TWILIO_SIGNATURE="short")
         yield signed(SECRET, method=method, url="http://abc.example/sms")  # a near miss
-        yield signed(SECRET, method=method, url="https://p.example/pre/sms", HTTP_X_FORWARDED_HOST="p.example")
+        yield signed(
+            SECRET,
+            method=method,
+            url="https://p.example/pre/sms",
+            HTTP_X_FORWARDED_HOST="p.example",
+        )
         yield signed({**SECRET, "From": ""}, method=method)
         yield signed(SECRET, method=method, PATH_INFO="/other")
         yield signed(SECRET, method=method, CONTENT_TYPE="text/html")
@@ -594,7 +605,14 @@ def test_no_line_of_a_log_is_the_senders(caplog, verify, level):
 
     caplog.set_level(level)
     latin = FORGED.encode().decode("latin-1")
-    whole = {**MESSAGE, "Body": FORGED, "From": FORGED, "MessageSid": FORGED, "To": FORGED, FORGED: FORGED}
+    whole = {
+        **MESSAGE,
+        "Body": FORGED,
+        "From": FORGED,
+        "MessageSid": FORGED,
+        "To": FORGED,
+        FORGED: FORGED,
+    }
     requests = [
         signed(whole),
         signed(whole, method="GET"),
