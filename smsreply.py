@@ -2202,7 +2202,9 @@ class Production:
             connection_limit=connection_limit(),
             # select() cannot watch more than 1,024 connections.
             asyncore_use_poll=hasattr(__import__("select"), "poll"),
-            max_request_body_size=MAX_BODY,
+            # App refuses what is too large itself.  waitress would close the connection on
+            # bytes unread, which resets it, and the answer may be lost.
+            max_request_body_size=16 * MAX_BODY if isinstance(application, App) else 1 << 30,
             # App believes no X-Forwarded-* header, and explains with them why it refuses.
             clear_untrusted_proxy_headers=not isinstance(application, App),
             ident="",

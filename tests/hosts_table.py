@@ -196,7 +196,7 @@ HOSTS = {
         "smsreply serve paths:at_shop --port {port} --production",
         needs=("waitress",),
         mount="by the path",
-        large="host",
+        large="App",
     ),
     "waitress-serve, trusted_proxy": Host(
         "waitress-serve --listen 127.0.0.1:{port} --url-prefix /shop --trusted-proxy 127.0.0.1"
@@ -274,7 +274,7 @@ HOSTS = {
         needs=("waitress", "nginx", "openssl"),
         files={"nginx.conf": NGINX.replace("LOCATION", STRIPPED)},
         url=HTTPS,
-        large="host",
+        large="App",
         longest=414,
     ),
     "nginx, trusted headers": Host(
