@@ -1989,8 +1989,8 @@ def quest(message: IncomingMessage) -> str:
     return "I'm busy questing right now!"
 
 
-class LoadError(Exception):
-    """A handler that cannot be loaded; the text says why, in one line."""
+class UsageError(Exception):
+    """Something that cannot be served or done as it was asked for; the text is one line."""
 
 
 def load(target: str) -> Any:
@@ -2005,23 +2005,24 @@ def load(target: str) -> Any:
         found = getattr(module, name, None)
         if callable(found) or hasattr(found, "items"):
             return found
-    raise LoadError(f"{printable(place)} has no function {' and no '.join(names)}")
+    raise UsageError(f"{printable(place)} has no function {' and no '.join(names)}")
 
 
 def import_module(place: str) -> Any:
-    import importlib.util
+    import importlib
 
+    file = os.path.abspath(place) if place.endswith(".py") else ""
+    if file:
+        sys.path.insert(0, os.path.dirname(file))  # for what the file itself imports, too
     try:
-        if not place.endswith(".py"):
-            return importlib.import_module(place)
-        folder, file = os.path.split(os.path.abspath(place))
-        if folder not in sys.path:
-            sys.path.insert(0, folder)  # for what the file itself imports
-        return importlib.import_module(file[:-3])
+        module = importlib.import_module(os.path.basename(file)[:-3] if file else place)
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:  # SystemExit too: it is a file of somebody's own
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise LoadError(f"cannot import {printable(place)}: {where_raised(error)}") from error
+        raise UsageError(f"cannot import {printable(place)}: {where_raised(error)}") from error
+    if file and os.path.abspath(module.__file__ or "") != file:
+        raise UsageError(f"{printable(place)} has the name of another module: rename it")
+    return module
 
 
 def where_raised(error: BaseException) -> str:
@@ -2079,7 +2080,7 @@ def from_environment() -> WSGIApplication:
         if is_application(target):
             return target
         return App(target, public_url=os.environ.get("SMSREPLY_PUBLIC_URL"))
-    except (LoadError, TypeError, ValueError) as error:
+    except (UsageError, TypeError, ValueError) as error:
         return refuse_all(f"nothing is answered: {error}")
 
 
@@ -2133,7 +2134,7 @@ class Reloading:
         try:
             self._application = self._make()
             log.warning("%s has changed: reloaded", self._file)
-        except (LoadError, TypeError, ValueError) as error:
+        except (UsageError, TypeError, ValueError) as error:
             sys.modules[self._name] = last_good
             log.error("%s has changed, and its last version stays: %s", self._file, error)
 
@@ -2148,6 +2149,11 @@ def serve_development(application: WSGIApplication, host: str, port: int) -> Any
         daemon_threads = True
         request_queue_size = 128  # with 5, as it is, a burst waits for seconds
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            # Whoever leaves, or says nothing, is not worth a traceback.
+            if not isinstance(sys.exc_info()[1], OSError):
+                super().handle_error(request, client_address)
 
         def server_bind(self) -> None:
             # HTTPServer's own asks the DNS for this machine's name first.
@@ -3867,10 +3873,6 @@ PAGE_FILES = {
 # ------------------------------------------------------------------ 10. Command line
 
 
-class UsageError(Exception):
-    """A command that cannot be carried out; the text says why, in one line."""
-
-
 def main(
     argv: list[str] | None = None,
     *,
@@ -3883,7 +3885,7 @@ def main(
     options = command_line().parse_args(arguments or ["serve"])
     try:
         return int(options.command(options, _serve))
-    except (LoadError, UsageError) as error:
+    except UsageError as error:
         print(f"smsreply: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -3972,6 +3974,9 @@ def port_number(text: str) -> int:
 
 
 def run_serve(options: Any, _serve: Callable[[Any], None]) -> int:
+    # What Python compiled it knows by size and second: a file that changes twice in one
+    # would be taken for its old self.
+    sys.dont_write_bytecode = not options.production
     target = load_from_here(options.handler) if options.handler else quest
     shaping = [name for name in ("path", "public_url", "no_verify") if getattr(options, name)]
     if is_application(target) and shaping:
@@ -4020,9 +4025,6 @@ def public_url_of(options: Any) -> str | None:
 
 def serve_here(options: Any, target: Any, _serve: Callable[[Any], None]) -> int:
     """Serve for one developer: on loopback, reloading, and with the phone beside it."""
-    sys.dont_write_bytecode = (
-        True  # a file that changed twice in a second would be taken for its old self
-    )
     token = os.environ.get("TWILIO_AUTH_TOKEN", "").strip()
     verify = bool(token) and not options.no_verify
     cache = MemoryCache()  # outlives a reload

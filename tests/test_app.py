@@ -528,7 +528,7 @@ def test_twiml_may_have_64_kib(size, status, kind):
 # -------------------------------------------------------------------------------- logs
 
 PERSONAL = re.compile(
-    r"\+?1?4017122661|5558675310|94965|SAUSALITO|secret words|caf(é|%C3%A9)", re.I
+    r"\+?1?4017122661|5558675310|94965|SAUSALITO|secret words|caf(é|%C3%A9)", re.IGNORECASE
 )
 SECRET = {**MESSAGE, "Body": "secret words, café", "ProfileName": "Ada"}
 

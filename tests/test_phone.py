@@ -259,6 +259,12 @@ def test_a_message_can_be_delivered_by_another_method_and_with_a_broken_signatur
     assert b"X-Twilio-Signature: broken\r\n" in refused.requests[0]
 
 
+def test_a_broken_signature_is_of_one_request_and_not_of_what_follows():
+    webhook = Webhook(response("<Redirect>/next</Redirect>"), twiml())
+    Phone(webhook, auth_token=TOKEN).deliver(MESSAGE, signature="broken")
+    assert [is_signed(seen) for seen in webhook.seen] == [False, True]
+
+
 # --------------------------------------------------------------------- Where it is sent
 
 
@@ -318,6 +324,14 @@ def test_the_public_url_is_signed_and_the_webhooks_own_is_requested(
 
 def nothing_there(*args):
     raise smsreply.ConnectFailed("nothing is there")
+
+
+@pytest.mark.parametrize("public_url", [None, "http://abc.example:81", "https://abc.example/x?y=1"])
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_an_app_accepts_the_phone_at_whatever_url(public_url, method):
+    phone = Phone(any_app(), auth_token=TOKEN, public_url=public_url, method=method)
+    [heard] = bodies(phone.text("hello"))
+    assert heard.startswith(phone.url)
 
 
 @pytest.mark.parametrize(
@@ -409,6 +423,30 @@ def test_a_redirect_of_http_is_followed_and_signed_anew(status, method):
     assert is_signed(then)
     assert bodies(exchange) == ["Hello"]
     assert (len(exchange.requests), len(exchange.answers)) == (2, 2)
+
+
+@pytest.mark.parametrize("again", [moved("/sms", "307 T"), response("<Redirect/>")])
+def test_ten_redirects_are_followed_and_no_more(again):
+    exchange, _ = texted(*[again] * 10, twiml())
+    assert (bodies(exchange), code(exchange), len(exchange.requests)) == (["Hello"], None, 11)
+    exchange, seen = texted(*[again] * 11, twiml())
+    assert (bodies(exchange), code(exchange), len(seen)) == ([], 11215, 11)
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("/two words/é", "/two%20words/%C3%A9"),
+        ("/\ud800", "/%3F"),
+        ("/a\x01\x7f", "/a%01%7F"),
+        ("/a%20b?c=%C3%A9&d='e'", "/a%20b?c=%C3%A9&d='e'"),
+    ],
+)
+def test_where_a_redirect_leads_is_escaped_if_no_request_can_say_it(location, target):
+    exchange, [_, then] = texted(moved(location, "307 T"), twiml())
+    assert then.url == "https://localhost" + target
+    assert exchange.requests[1].startswith(b"POST %s HTTP/1.1\r\n" % target.encode())
+    assert is_signed(then)
 
 
 @pytest.mark.parametrize(
@@ -938,6 +976,7 @@ def test_an_answer_is_read_however_it_is_framed(answer, raw):
         pytest.param(11206, b"x" * 200_000, id="a status line without end"),
         pytest.param(11206, pour_headers, id="headers without end"),
         pytest.param(11206, chunked(HELLO, end=b"zz\r\n"), id="a chunk's size that is no number"),
+        pytest.param(11206, chunked(end=b"-2\r\n"), id="a chunk's size that is negative"),
         pytest.param(11206, chunked(HELLO, end=b""), id="the last chunk is missing"),
         pytest.param(11206, sized()[:-1], id="less than Content-Length"),
         pytest.param(11206, wire(head=b"Set-Cookie: =x\r\n"), id="an illegal cookie"),

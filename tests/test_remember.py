@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import json
-import logging
 import random
 import re
 import statistics
@@ -43,7 +42,9 @@ def deliver(app, environ=None, **fields):
 
 
 def says(text):
-    document = f'<?xml version="1.0" encoding="UTF-8"?><Response><Message>{text}</Message></Response>'
+    document = (
+        f'<?xml version="1.0" encoding="UTF-8"?><Response><Message>{text}</Message></Response>'
+    )
     return "200 OK", document.encode()
 
 
@@ -415,6 +416,31 @@ class Broken:
         return getattr(self.inner, name)
 
 
+def test_a_cache_that_fails_slowly_is_left_alone_for_a_while(monkeypatch):
+    """redis-py tries for 4 to 15 s, if it is not told otherwise, and a message makes 5 calls."""
+    monkeypatch.setattr(Memory, "SLOW", 0.05)
+    monkeypatch.setattr(Memory, "RENEWAL", 0.5)
+
+    class Gone(MemoryCache):
+        tried = 0
+
+        def add(self, *_):
+            self.tried += 1
+            time.sleep(0.1)
+            raise ConnectionError
+
+        get = set = delete = add
+
+    cache = Gone()
+    app = app_of(Bot(), cache)
+    for number in range(5):
+        assert deliver(app, MessageSid=f"SM{number}")[:2] == says(f"run {number + 1}")
+    assert cache.tried == 1
+    time.sleep(0.6)
+    assert deliver(app)[:2] == says("run 6")
+    assert cache.tried >= 2
+
+
 class Lying:
     """A cache of which some methods always return the same."""
 
@@ -441,7 +467,11 @@ def test_a_cache_that_fails_is_as_good_as_none(threads, caplog, methods):
     bot.go.set()
     assert {answer.result()[:2] for answer in answers} == {says("run 1")}
     assert deliver(app)[0] == "200 OK"
-    assert re.search(rf"the cache fails, .*: ({'|'.join(methods)}) raised ConnectionError", caplog.text)
+    failing = app_of(Bot(RuntimeError()), app._memory._cache)  # how it ends is set, and not added
+    assert deliver(failing, MessageSid="SM-2")[:2] == FAILED
+    assert re.search(
+        rf"the cache fails, .*: ({'|'.join(methods)}) raised ConnectionError", caplog.text
+    )
     assert "\nforged" not in caplog.text
 
 
@@ -722,7 +752,9 @@ def test_of_too_many_entries_the_oldest_make_room():
 
 def test_a_value_lasts_for_its_timeout_and_no_longer_than_any(clock):
     cache = MemoryCache(age=100)
-    assert (cache.set("short", 1, 10), cache.set("long", 2, 1000), cache.set("none", 3)) == (True,) * 3
+    assert (cache.set("short", 1, 10), cache.set("long", 2, 1000), cache.set("none", 3)) == (
+        True,
+    ) * 3
     for now, kept in ((9.9, [1, 2, 3]), (10, [None, 2, 3]), (99, [None, 2, 3]), (100, [None] * 3)):
         clock[0] = 1000 + now
         assert [cache.get(key) for key in ("short", "long", "none")] == kept
@@ -793,13 +825,13 @@ def test_many_threads_may_use_it():
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer costs more than what is measured")
 def test_with_a_memory_cache_a_message_costs_three_times_as_much_at_most():
-    logging.disable()
+    """In processor time, both threads' together: what else runs here does not count."""
 
     def seconds(app, environs):
-        started = time.perf_counter()
+        started = time.process_time()
         for environ in environs:
             app(environ, lambda *_: None)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     def ratio():
         apps = [App(lambda m: "Hi", auth_token=TOKEN), app_of(lambda m: "Hi")]
@@ -810,10 +842,7 @@ def test_with_a_memory_cache_a_message_costs_three_times_as_much_at_most():
                 took[which].append(seconds(apps[which], environs))
         return statistics.median(took[1]) / statistics.median(took[0])
 
-    try:
-        ratios = []
-        while not ratios or (min(ratios) > 3 and len(ratios) < 5):
-            ratios.append(ratio())
-    finally:
-        logging.disable(logging.NOTSET)
+    ratios = [ratio()]
+    while min(ratios) > 3 and len(ratios) < 5:
+        ratios.append(ratio())
     assert min(ratios) <= 3, ratios

@@ -54,7 +54,9 @@ def genuine(content, token=TOKEN):
     """Return a cookie with *content*, signed as `Sessions` says."""
     key = hmac.digest(token.encode(), b"smsreply session", "sha256")
     bound = "\0".join((content, MESSAGE["From"], MESSAGE["To"])).encode()
-    return f"smsreply={content}.{base64.urlsafe_b64encode(hmac.digest(key, bound, 'sha256')).decode()}"
+    return (
+        f"smsreply={content}.{base64.urlsafe_b64encode(hmac.digest(key, bound, 'sha256')).decode()}"
+    )
 
 
 def failed(caplog, change, **options):
