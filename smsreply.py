@@ -2020,7 +2020,7 @@ def import_module(place: str) -> Any:
         raise
     except BaseException as error:  # SystemExit too: it is a file of somebody's own
         raise UsageError(f"cannot import {printable(place)}: {where_raised(error)}") from error
-    if file and os.path.abspath(module.__file__ or "") != file:
+    if file and os.path.abspath(getattr(module, "__file__", None) or "") != file:
         raise UsageError(f"{printable(place)} has the name of another module: rename it")
     return module
 
