@@ -43,6 +43,7 @@ import binascii
 import contextvars
 import hashlib
 import hmac
+import itertools
 import logging
 import os
 import queue
@@ -50,7 +51,7 @@ import re
 import sys
 import threading
 import time
-from urllib.parse import parse_qs, parse_qsl, quote
+from urllib.parse import parse_qs, parse_qsl, quote, quote_plus, unquote, unquote_plus, urlencode
 from xml.etree import ElementTree
 
 TYPE_CHECKING = False  # typing itself is not needed to run, and takes time to import
@@ -226,7 +227,8 @@ MAX_FIELDS = 1000
 FORM_TYPE = "application/x-www-form-urlencoded"
 MALFORMED_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 # A form's four marks, as quoted-printable has the first, and as no text has the others.
-FORM_MARKS = bytes.maketrans(b"%+&=", b"= \x00\x01")
+FORM_MARKS = bytes.maketrans(b"%+&=", b"= \x00\x00")
+ALL_BUT_MARKS = bytes(set(range(256)) - set(b"&="))
 
 
 def read(environ: WSGIEnvironment) -> tuple[Pairs, Pairs]:
@@ -318,24 +320,22 @@ def parse_at_once(form: bytes) -> Pairs:
     """Return what `parse_each` does, at a fifth of the cost; [] where that is not sure.
 
     The whole form is decoded in one go, as quoted-printable, which has ``=2B`` for
-    ``%2B``.  It is sure if every escape took two bytes off, and if the marks between
-    fields, U+0000 and U+0001, are just as many as they were.
+    ``%2B``.  It is sure if every escape took two bytes off, if each field has one "=",
+    and if U+0000, which stands for both marks between the texts, is there no more often.
     """
     plain = binascii.a2b_qp(form.translate(FORM_MARKS))
+    marks = form.translate(None, ALL_BUT_MARKS)
     if (
         not form.isascii()  # an escape may be half of a letter
         or len(form) - len(plain) != 2 * form.count(b"%")
-        or plain.count(b"\x00") != form.count(b"&")
-        or plain.count(b"\x01") != form.count(b"=")
+        or plain.count(b"\x00") != len(marks)
+        or marks != b"=&" * (len(marks) // 2) + b"="
         or b"\n" in form  # quoted-printable joins lines
         or b"\r" in form
     ):
         return []
-    text = plain.decode()
-    try:
-        return [(name, value) for name, value in [f.split("\x01") for f in text.split("\x00")]]
-    except ValueError:  # a name without "=", a value with one, or nothing between two "&"
-        return []
+    texts = plain.decode().split("\x00")
+    return list(zip(texts[::2], texts[1::2]))
 
 
 def parse_each(form: bytes) -> Pairs:
@@ -353,7 +353,7 @@ HASHES = {HMAC_SHA1: "sha1", HMAC_SHA256: "sha256"}
 
 # Scheme, credentials, host (IPv6 in brackets), port, and from the path to the end.
 URL_PARTS = re.compile(
-    r"(https?)://(?:([^/?#]*)@)?(\[[^\]/?#]*\]|[^/?#:@]*)(?::(\d*))?([/?].*)?", re.I | re.S
+    r"(https?)://(?:([^/?#]*)@)?(\[[^\]/?#@]*\]|[^/?#:@]*)(?::(\d*))?([/?].*)?", re.I | re.S
 )
 # RFC 3986, section 3.3: what may stand in a path as it is.  wsgiref.util.request_uri
 # quotes ":" and "@" too, which Twilio did not.
@@ -413,7 +413,9 @@ def spellings(uri: str) -> Iterator[str]:
     for user in ("", f"{credentials}@") if credentials else ("",):
         for name in (host, f"{host}:{port}"):
             for path in ("", "/") if path in ("", "/") else (path,):
-                yield f"{scheme}://{user}{name}{path}{mark}{query}"
+                spelled = f"{scheme}://{user}{name}{path}{mark}{query}"
+                if spelled != uri:
+                    yield spelled
 
 
 def signed_string(uri: str, pairs: Iterable[tuple[str, str]] = ()) -> str:
@@ -512,6 +514,7 @@ class RequestValidator:
         algorithm = (algorithm or HMAC_SHA1).upper()
         if algorithm not in HASHES:
             raise ValueError(f"{printable(algorithm, 40)!r} is neither of {', '.join(HASHES)}")
+        uri = uri.partition("#")[0]  # never requested, so never signed
         return sign(self._tokens[0], signed_string(uri, to_pairs(params)), algorithm).decode()
 
     def compute_hash(self, body: str | bytes) -> str:
@@ -528,6 +531,8 @@ class RequestValidator:
         has a ``bodySHA256``, and None or empty for a GET.  Whatever *signature* and
         *algorithm* are, there is no exception.
         """
+        if (algorithm or HMAC_SHA1).upper() not in HASHES:
+            log.warning("%r is no algorithm that is known here", printable(str(algorithm), 40))
         if isinstance(params, (str, bytes, bytearray)):
             claimed = body_hash(uri)
             if claimed:
@@ -546,13 +551,12 @@ class RequestValidator:
         given = to_bytes(signature)
         algorithm = (algorithm or HMAC_SHA1).upper()
         if algorithm not in HASHES:
-            log.warning("%r is not an algorithm that is known here", printable(algorithm, 40))
             return False
-        return any(
-            hmac.compare_digest(sign(token, spelling + fields, algorithm), given)
-            for spelling in spellings(uri)
-            for token in self._tokens
-        )
+        for spelling in spellings(uri):
+            for token in self._tokens:
+                if hmac.compare_digest(sign(token, spelling + fields, algorithm), given):
+                    return True
+        return False
 
     def explain(
         self,
@@ -743,7 +747,7 @@ MAX_MESSAGE = 1600
 
 # XML 1.0, section 2.2.  ElementTree writes these as they are, and then the document is
 # not XML: error 12100.
-NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 # Twilio's names are all ASCII.  ElementTree checks none.
 XML_NAME = re.compile(r"(?:xml:)?[A-Za-z_][A-Za-z0-9_.-]*")
 
@@ -766,7 +770,8 @@ class RawTwiML(str):
 
 def xml_text(text: str) -> str:
     """Return *text*, as a plain str, without the characters that XML cannot carry."""
-    return NOT_XML.sub("", text if type(text) is str else str.__str__(text))
+    text = text if type(text) is str else str.__str__(text)
+    return text if text.isprintable() else NOT_XML.sub("", text)  # printable is always XML
 
 
 def xml_name(name: str) -> str:
@@ -874,7 +879,7 @@ class TwiML:
         return element
 
     def _text(self) -> str | None:
-        if isinstance(self.value, dict):
+        if isinstance(self.value, dict) and self.value:
             import json
 
             return xml_text(json.dumps(self.value))
@@ -891,6 +896,8 @@ class Comment(TwiML):
 
     def __init__(self, text: str) -> None:
         super().__init__()
+        if not isinstance(text, str):
+            raise TwiMLException(f"a comment is a str, and not a {type(text).__name__}")
         self.value = text
 
     def xml(self) -> ElementTree.Element:
@@ -1048,7 +1055,7 @@ def split_text(text: str) -> list[str]:
     [1600, 900]
     """
     pieces = []
-    while utf16_units(text) > MAX_MESSAGE:
+    while len(text) > MAX_MESSAGE // 2 and utf16_units(text) > MAX_MESSAGE:
         # An emoji of two units that the end falls into goes to the next piece.
         most = text.encode("utf-16-le")[: 2 * MAX_MESSAGE].decode("utf-16-le", "ignore")
         cut = len(most) - len(re.split(r"\s", most)[-1]) or len(most)
@@ -1581,50 +1588,48 @@ class MemoryCache:
 
 # ------------------------------------------------------------------------- 7. Explain
 
+# What one explanation may try: so many HMACs, of so many characters in all, and then it
+# gives up.  That comes to some 10 ms, and `Seldom` lets one a second begin.
+MAX_TRIES = 1200
+MAX_TRIED = 4 * 1024 * 1024
+# In characters and in fields, more than Twilio's longest message with ten pictures has.
+# Of a longer request only the URL is tried otherwise.
+MAX_CHANGED = 6000
+MAX_CHANGED_FIELDS = 60
+
+# What gateways are used to strip from the front of a path.
+STAGES = ("/prod", "/dev", "/stage", "/staging", "/test", "/default", "/api", "/v1", "/twilio")
+# Twilio sends these of a number whose place it knows, and blank ones too.
+PLACES = [side + part for side in ("From", "To") for part in ("City", "State", "Zip", "Country")]
+PADDED = ("Body", "ProfileName", "ButtonText")  # what people type, and so end in white space
+SLASH = "the URL in Twilio's console {}: make them alike"
+RAW = "the {} is not as Twilio sent it, but {}: use the raw one (REQUEST_URI, RAW_URI)"
+TWICE = "something decoded the form twice"
+
 
 def why_not_signed(
     validator: RequestValidator, environ: WSGIEnvironment, url: str, fields: Pairs
 ) -> str:
     """Return why a request is refused, for the log: with nothing that names a person."""
     post = environ["REQUEST_METHOD"] == "POST"
-    signature = environ.get("HTTP_X_TWILIO_SIGNATURE")
     headers = {
         name[5:].replace("_", "-"): value
         for name, value in environ.items()
         if name.startswith("HTTP_") and isinstance(value, str)
     }
-    why, signed = validator.why(url, fields if post else None, signature, None, headers)
+    why, signed = validator.why(url, fields if post else None, None, None, headers)
     log.debug("%s", printable(signed, 20_000))
     return why
-
-
-class Guess:
-    """A request that may have been signed instead of the one that came."""
-
-    __slots__ = ("advice", "fields", "uri")
-
-    def __init__(self, uri: str, fields: Pairs, advice: tuple[str, ...] = ()) -> None:
-        self.uri = uri
-        self.fields = fields
-        self.advice = advice
-
-    def at(self, uri: str, advice: str) -> Guess:
-        return Guess(uri, self.fields, (*self.advice, advice))
-
-    def having(self, fields: Pairs, advice: str) -> Guess:
-        return Guess(self.uri, fields, (*self.advice, advice))
 
 
 class Refusal:
     """A signature that does not match, and the search for what it was made of.
 
-    All the usual near misses are tried: those of the URL alone and two at a time, those
-    of the fields, and one of each.  It takes some hundred HMACs, or thousands where
-    nothing matches: see `Seldom` for what keeps that from being an attacker's tool.
+    What is signed has three parts: the base, which is what *public_url* is for; the path;
+    and the content, which is the query with the fields behind it.  For each there is a
+    list of what it may have been, with advice, and what came is first.  One part is
+    exchanged at a time, then two.
     """
-
-    # Where the fields are longer than this, in characters, only single misses are tried.
-    LONG = 8192
 
     def __init__(
         self,
@@ -1638,35 +1643,23 @@ class Refusal:
         self._headers = {name.lower(): value for name, value in headers.items()}
         settings = self._headers.get("x-twilio-webhooks-signature-settings")
         self._algorithm = (algorithm or signature_algorithm(settings)).upper()
+        self._signature = to_bytes(signature or self._headers.get("x-twilio-signature") or b"")
         self._tokens = tokens
-        given = signature or self._headers.get("x-twilio-signature") or b""
-        self._signature = to_bytes(given)
-        self._json = None
-        if isinstance(params, (str, bytes, bytearray)) and body_hash(uri):
-            self._json = to_bytes(bytes(params) if isinstance(params, bytearray) else params)
-            params = None
-        self._seen = Guess(uri, to_pairs(params))
+        self._uri, _, self._fragment = uri.partition("#")
+        self._parts = URL_PARTS.fullmatch(self._uri)
+        self._body = to_bytes(params) if isinstance(params, (str, bytes, bytearray)) else None
+        hashed = self._body is not None and body_hash(uri)
+        self._pairs = [] if hashed else to_pairs(params)
+        self._fields = signed_string("", self._pairs)
 
     def why(self) -> tuple[str, str]:
-        """Return the reason and its cure, and the string that was signed."""
-        signed = (
-            f"what would have to be signed: {signed_string(self._seen.uri, self._seen.fields)!r}"
-        )
-        return self._flaw() or self._near_miss() or self._no_idea(), signed
+        """Return the reason and its cure, and the string that was to be signed."""
+        why = self._unusable() or self._match() or self._flaw() or self._near_miss()
+        signed = f"what would have to be signed: {self._uri + self._fields!r}"
+        return why or self._no_idea(), signed
 
-    def _matches(self, guess: Guess) -> bool:
-        return self._made_by(guess, self._tokens, self._signature, self._algorithm)
-
-    def _made_by(self, guess: Guess, tokens: list[bytes], signature: bytes, algorithm: str) -> bool:
-        fields = signed_string("", guess.fields)
-        return any(
-            hmac.compare_digest(sign(token, spelling + fields, algorithm), signature)
-            for spelling in spellings(guess.uri)
-            for token in tokens
-        )
-
-    def _flaw(self) -> str:
-        """Return what is wrong with the signature itself, or with the keys."""
+    def _unusable(self) -> str:
+        """Return what is missing, without which nothing can be compared."""
         if not self._signature:
             return (
                 "the header X-Twilio-Signature is missing or empty: Twilio did not send this, or"
@@ -1674,309 +1667,324 @@ class Refusal:
             )
         if self._algorithm not in HASHES:
             return f"{printable(self._algorithm, 40)!r} is no algorithm that is known here"
-        if self._matches(self._seen):
-            return self._body_flaw()
+        if not self._parts:
+            return f"{self._shown(self._uri)!r} is not a whole URL, like https://abc.example/sms"
+        return ""
+
+    def _made_by(self, tokens: list[bytes], signature: bytes, algorithm: str) -> bool:
+        return bool(tokens) and RequestValidator(tokens).matches(
+            self._uri, self._fields, signature, algorithm
+        )
+
+    def _match(self) -> str:
+        """Return what is to be said where the signature matches; a body's hash may not."""
+        if not self._made_by(self._tokens, self._signature, self._algorithm):
+            return ""
+        claimed = body_hash(self._uri)
+        if self._body is None or not claimed:
+            return "nothing is wrong: the signature matches"
+        computed = hashlib.sha256(self._body).hexdigest()
+        if claimed == computed:
+            return "nothing is wrong: the signature and the body's hash match"
+        return (
+            f"the URL is signed, but its bodySHA256 is {printable(claimed, 80)}, and the body's is"
+            f" {computed}: pass the body's very bytes, before anything decodes or formats them"
+        )
+
+    def _flaw(self) -> str:
+        """Return what is wrong with the algorithm, the signature itself or the token."""
         other = HMAC_SHA1 if self._algorithm == HMAC_SHA256 else HMAC_SHA256
-        if self._made_by(self._seen, self._tokens, self._signature, other):
+        if self._made_by(self._tokens, self._signature, other):
             return (
                 f"signed with {other} and checked with {self._algorithm}: pass on the header"
                 " X-Twilio-Webhooks-Signature-Settings, which names the algorithm"
             )
         bare = self._signature.strip(b" \t\r\n\"'")
-        if bare != self._signature and self._made_by(
-            self._seen, self._tokens, bare, self._algorithm
-        ):
+        if bare != self._signature and self._made_by(self._tokens, bare, self._algorithm):
             return "the signature has white space or quotes around it that Twilio did not send"
-        size = {HMAC_SHA1: 28, HMAC_SHA256: 44}[self._algorithm]
+        size = len(sign(b"", "", self._algorithm))
         if len(bare) != size:
             return (
                 f"the signature has {len(self._signature)} characters, and one made with"
                 f" {self._algorithm} has {size}: it is not Twilio's, or it was changed on the way"
             )
         for characters, name in ((b" \t\r\n", "white space"), (b" \t\r\n\"'", "quotes")):
-            tokens = [token.strip(characters) for token in self._tokens]
-            if tokens != self._tokens and self._made_by(
-                self._seen, tokens, self._signature, self._algorithm
-            ):
+            tokens = to_tokens([token.strip(characters) for token in self._tokens])
+            if tokens != self._tokens and self._made_by(tokens, self._signature, self._algorithm):
                 return f"the auth token has {name} around it: set it without"
         return ""
 
-    def _body_flaw(self) -> str:
-        if self._json is None:
-            return "nothing is wrong: the signature matches"
-        claimed, computed = body_hash(self._seen.uri), hashlib.sha256(self._json).hexdigest()
-        if claimed == computed:
-            return "nothing is wrong: the signature and the body's hash match"
-        return (
-            f"the URL is signed, but its bodySHA256 is {printable(claimed, 80)}, and the body's is {computed}:"
-            " pass the body's very bytes, before anything decodes or formats them"
-        )
-
     def _near_miss(self) -> str:
-        for guess in self._guesses():
-            if self._matches(guess):
-                return f"signed for {self._shown(guess)}: {'; '.join(guess.advice)}"
+        size = len(self._uri) + len(self._fields) + 1
+        tries = min(MAX_TRIES, MAX_TRIED // size) // len(self._tokens)
+        for guess in itertools.islice(self._guesses(), tries):
+            signed = "".join([text for text, _ in guess])
+            if any(
+                hmac.compare_digest(sign(token, signed, self._algorithm), self._signature)
+                for token in self._tokens
+            ):
+                advice = "; ".join([advice for _, advice in guess if advice])
+                return f"signed for {self._shown(guess[0][0] + guess[1][0])}: {advice}"
         return ""
 
-    def _shown(self, guess: Guess) -> str:
-        uri = re.sub("//[^/?#@]*@", "//…@", guess.uri)
-        return printable(uri.partition("?")[0], 300)
+    def _shown(self, url: str) -> str:
+        """Return *url* without what nobody needs to read: credentials, and the query."""
+        return printable(re.sub("//[^/?#]*@", "//…@", url).partition("?")[0], 300)
 
-    def _guesses(self) -> Iterator[Guess]:
-        """Yield what may have been signed instead, the likeliest first."""
-        first = list(self._urls(self._seen))
-        yield from first
-        others = list(self._forms(self._seen))
-        yield from others
-        if sum([len(name) + len(value) for name, value in self._seen.fields]) > self.LONG:
+    def _guesses(self) -> Iterator[tuple[tuple[str, str], ...]]:
+        """Yield what may have been signed instead, the likeliest first: the three parts."""
+        if not self._parts:
             return
-        for url in first:
-            yield from self._urls(url)
-        for url in first:
-            yield from self._forms(url)
-
-    def _urls(self, guess: Guess) -> Iterator[Guess]:
-        """Yield *guess* with another URL."""
-        uri, _, fragment = guess.uri.partition("#")
-        parts = URL_PARTS.fullmatch(uri)
-        if not parts:
-            return
-        scheme, credentials, host, port, rest = parts.groups(default="")
-        path, mark, query = rest.partition("?")
-        origin = f"{scheme}://{host}{':' + port if port else ''}"
-        yield from self._forwarded(guess, origin, path, mark + query)
-        other = "http" if scheme.lower() == "https" else "https"
-        for host_port in {host, f"{host}:{port}"} if port else {host}:
-            yield guess.at(
-                f"{other}://{host_port}{rest}",
-                f'pass public_url="{other}://{printable(host_port, 200)}"'
-                + (" (a proxy ends TLS in front of this server)" if other == "https" else ""),
-            )
-        for name in ("www.",):
-            changed = host[len(name) :] if host.startswith(name) else name + host
-            yield guess.at(
-                f"{scheme}://{changed}{rest}",
-                f'pass public_url="{scheme}://{printable(changed, 200)}"',
-            )
-        if path.endswith("/"):
-            slash, advice = (
-                path[:-1],
-                "the URL in Twilio's console has no slash at its end: make them alike",
-            )
-        else:
-            slash, advice = (
-                path + "/",
-                "the URL in Twilio's console ends in a slash: make them alike",
-            )
-        yield guess.at(f"{origin}{slash}{mark}{query}", advice)
-        yield from self._prefixes(guess, origin, path, mark + query)
-        if mark:
-            yield from self._queries(guess, origin + path, query)
-        if fragment:
-            yield guess.at(
-                f"{uri}#{fragment}",
-                "Twilio never signs a fragment: whoever signed this did, and should not",
-            )
-        login = self._headers.get("authorization", "")
-        if not credentials and login.lower().startswith("basic "):
-            try:
-                credentials = base64.b64decode(login[6:]).decode()
-            except ValueError:
-                return
-            yield guess.at(
-                f"{scheme}://{credentials}@{host}{':' + port if port else ''}{rest}",
-                f'the credentials in the URL were signed: pass public_url="{scheme}://USER:PASSWORD@'
-                f'{printable(host, 200)}"',
-            )
-
-    def _forwarded(self, guess: Guess, origin: str, path: str, query: str) -> Iterator[Guess]:
-        """Yield the URL that the X-Forwarded-* headers describe: what a proxy was asked."""
-        scheme, _, host = origin.partition("://")
-        said = {
-            name: self._headers.get("x-forwarded-" + name, "").split(",")[0].strip()
-            for name in ("proto", "host", "port", "prefix")
-        }
-        if not any(said.values()):
-            return
-        scheme = said["proto"] or scheme
-        host = said["host"] or host
-        hosts = [host]
-        if said["port"]:
-            hosts.append(re.sub(r":\d*$", "", host) + ":" + said["port"])
-        if not said["host"]:
-            hosts.append(re.sub(r":\d*$", "", host))
-        for name in hosts:
-            for prefix in dict.fromkeys(["", "/" + said["prefix"].strip("/")]):
-                prefix = prefix.rstrip("/")
-                public = f"{scheme}://{name}{prefix}"
-                yield guess.at(
-                    f"{public}{path}{query}", f'pass public_url="{printable(public, 200)}"'
-                )
-
-    def _prefixes(self, guess: Guess, origin: str, path: str, query: str) -> Iterator[Guess]:
-        """Yield the URL without its first steps, and with the usual ones put before it."""
-        steps = path.split("/")[1:]
-        for count in range(1, min(len(steps), 4)):
-            prefix = "/" + "/".join(steps[:count])
-            shorter = "/" + "/".join(steps[count:])
-            yield guess.at(
-                f"{origin}{shorter}{query}",
-                f"the path {printable(prefix, 100)} was not in it: leave it out of public_url, or of the mount",
-            )
-        for prefix in (
-            "/prod",
-            "/dev",
-            "/stage",
-            "/staging",
-            "/test",
-            "/default",
-            "/api",
-            "/v1",
-            "/twilio",
-        ):
-            yield guess.at(
-                f"{origin}{prefix}{path}{query}",
-                f'something stripped {prefix} from the path: pass public_url="{printable(origin + prefix, 200)}"',
-            )
-
-    def _queries(self, guess: Guess, before: str, query: str) -> Iterator[Guess]:
-        """Yield the URL with its query written in other ways."""
-        changed = (
-            "the query is not as Twilio sent it, but {}: use the raw one (REQUEST_URI, RAW_URI)"
+        rest = self._parts[5] or ""
+        path, base = rest.partition("?")[0], self._uri.removesuffix(rest)
+        query = rest.removeprefix(path)  # with its mark
+        came = (base, ""), (path, ""), (query + self._fields, "")
+        others = (
+            unlike(base, bases(self._parts, self._headers)),
+            unlike(path, paths(path)),
+            unlike(query + self._fields, self._contents(query)),
         )
-        yield guess.at(
-            before, "the query was added on the way, or is not in the URL that Twilio was given"
-        )
-        pieces = query.split("&")
-        import itertools
+        for part in 0, 1, 2:
+            for other in others[part]:
+                yield (*came[:part], other, *came[part + 1 :])
+        for text, advice in rare_forms(self._pairs) if self._short(query) else ():
+            yield *came[:2], (query + text, advice)
+        for same in 2, 1, 0:
+            yield from itertools.product(*others[:same], came[same : same + 1], *others[same + 1 :])
 
-        orders = (
-            itertools.permutations(pieces) if len(pieces) <= 5 else [sorted(pieces), pieces[::-1]]
-        )
-        for order in orders:
-            yield guess.at(f"{before}?{'&'.join(order)}", changed.format("in another order"))
-        yield guess.at(
-            f"{before}?{'&'.join([p for p in pieces if p.partition('=')[2]])}",
-            changed.format("with blank values that were not signed"),
-        )
-        pairs = parse_qsl(query, keep_blank_values=True, separator="&")
-        from urllib.parse import quote_plus, unquote, unquote_plus
+    def _contents(self, query: str) -> Iterator[tuple[str, str]]:
+        """Yield what the query and the fields may have been."""
+        if self._fragment:
+            advice = "Twilio never signs a fragment: whoever signed this did, and should not"
+            yield f"{query}#{self._fragment}{self._fields}", advice
+        if self._body is not None and not body_hash(self._uri):
+            computed = hashlib.sha256(self._body).hexdigest()
+            advice = "the bodySHA256 that Twilio added to the query was dropped: keep it"
+            yield f"{query}{'&' if query else '?'}bodySHA256={computed}", advice
+        if self._short(query):
+            yield from moved(query, self._pairs, bool(body_hash(self._uri)))
+            for text, advice in queries(query):
+                yield text + self._fields, advice
+            for text, advice in forms(self._pairs):
+                yield query + text, advice
 
-        for quoter in (quote, quote_plus):
-            for safe in ("", "'", "/:", PATH_CHARACTERS + "?"):
-                text = "&".join(
-                    [f"{quoter(n, safe=safe)}={quoter(v, safe=safe)}" for n, v in pairs]
-                )
-                yield guess.at(f"{before}?{text}", changed.format("escaped in another way"))
-        for text in (
-            query.replace("'", "%27"),
-            query.replace("%27", "'"),
-            query.replace("+", "%20"),
-            query.replace("%20", "+"),
-            unquote(query),
-            unquote_plus(query),
-        ):
-            yield guess.at(f"{before}?{text}", changed.format("escaped in another way"))
-
-    def _forms(self, guess: Guess) -> Iterator[Guess]:
-        """Yield *guess* with other fields."""
-        fields = guess.fields
-        uri, _, query = guess.uri.partition("#")[0].partition("?")
-        if fields:
-            yield guess.having(
-                [], "signed as a GET, whose fields are only in the URL: pass None for them"
-            )
-            yield from self._changed_values(guess)
-            for name in dict.fromkeys([name for name, _ in fields]):
-                yield guess.having(
-                    [field for field in fields if field[0] != name],
-                    f"the field {printable(name, 80)!r} was not signed: something on the way added it",
-                )
-            last = list(dict(fields).items())
-            first = list(dict(fields[::-1]).items())
-            for once in (last, first):
-                yield guess.having(
-                    once, "a field that comes twice was signed once: drop the other one"
-                )
-            yield from self._blanks(guess)
-        if query:
-            in_query = parse_qsl(query, keep_blank_values=True, separator="&")
-            yield Guess(
-                uri,
-                in_query,
-                (
-                    *guess.advice,
-                    "signed as a POST, and requested by GET: something on the way moved"
-                    " the fields to the query, a redirect say",
-                ),
-            )
-
-    def _changed_values(self, guess: Guess) -> Iterator[Guess]:
-        fields = guess.fields
-        for change, advice in (
-            (
-                str.strip,
-                "a value has white space around it that was not signed: something added it",
-            ),
-            (
-                lambda v: v.replace(" ", "+"),
-                "a + in a value became a space: something decoded the form twice",
-            ),
-            (
-                lambda v: re.sub("^ ", "+", v),
-                "the + of a number became a space: something decoded the form twice",
-            ),
-            (
-                lambda v: re.sub("\r?\n", "\r\n", v),
-                "line ends were changed from \\r\\n to \\n: use the body's bytes",
-            ),
-            (
-                lambda v: v.replace("\r\n", "\n"),
-                "line ends were changed to \\r\\n: use the body's bytes",
-            ),
-            (from_latin_1, "the form was decoded as Latin-1: it is UTF-8"),
-        ):
-            yield guess.having([(name, change(value)) for name, value in fields], advice)
-        for name, value in fields:
-            if name in ("Body", "ProfileName", "ButtonText"):
-                rest = [field for field in fields if field != (name, value)]
-                for text in (value + " ", " " + value, value + "\n", value + "\r\n"):
-                    yield guess.having(
-                        [*rest, (name, text)],
-                        f"white space at an end of {name} was trimmed: use the values as they came",
-                    )
-
-    def _blanks(self, guess: Guess) -> Iterator[Guess]:
-        """Yield the form without its blank values, and with those that are often blank."""
-        fields = guess.fields
-        yield guess.having(
-            [field for field in fields if field[1]],
-            "blank values were not signed: something added them",
-        )
-        names = dict(fields)
-        places = [a + b for a in ("From", "To") for b in ("City", "State", "Zip", "Country")]
-        absent = [name for name in ["Body", *places] if name not in names]
-        for chosen in range(1, 1 << len(absent)):
-            blank = [(name, "") for bit, name in enumerate(absent) if chosen >> bit & 1]
-            yield guess.having(
-                [*fields, *blank],
-                f"the blank fields {', '.join([name for name, _ in blank])} were dropped: parse the"
-                " form with keep_blank_values=True",
-            )
+    def _short(self, query: str) -> bool:
+        """Return whether it costs little to change the query and the fields."""
+        count = query.count("&") + len(self._pairs)
+        return len(query + self._fields) <= MAX_CHANGED and count <= MAX_CHANGED_FIELDS
 
     def _no_idea(self) -> str:
+        if any(re.fullmatch(rb"(AC|SK)[0-9a-f]{32}", token) for token in self._tokens):
+            return "what is set as the auth token is an SID: the auth token is the secret beside it"
         return (
-            f"not signed for {self._shown(self._seen)} with {len(self._seen.fields)} fields, nor for anything"
-            " much like it: is the auth token the primary one of the account that owns the number, and is"
-            " this the URL in Twilio's console?"
+            f"not signed for {self._shown(self._uri)} with {len(self._pairs)} fields, nor for"
+            " anything much like it: is the auth token the primary one of the account that owns the"
+            " number, and is this the URL in Twilio's console?"
         )
 
 
-def from_latin_1(text: str) -> str:
+def unlike(came: str, found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return what is in *found*, each text once, with its first advice, and not what came."""
+    advice_for: dict[str, str] = {came: ""}
+    for text, advice in found:
+        advice_for.setdefault(text, advice)
+    return list(advice_for.items())[1:]
+
+
+def bases(came: re.Match[str], headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield what may have stood before the path, with the advice to say so."""
+    login = came[2] or credentials(headers.get("authorization", ""))
+    for scheme, host, prefix, why in public_urls(came, headers):
+        port = "443" if scheme == "https" else "80"
+        advice = f'pass public_url="{scheme}://{printable(host + prefix, 200)}"{why}'
+        yield f"{scheme}://{host}{prefix}", advice
+        if not re.search(r":\d+$", host):
+            yield f"{scheme}://{host}:{port}{prefix}", advice
+        if login:
+            public = f"{scheme}://USER:PASSWORD@{printable(host + prefix, 200)}"
+            advice = f'the credentials in the URL were signed: pass public_url="{public}"'
+            yield f"{scheme}://{login}@{host}{prefix}", advice
+
+
+def credentials(authorization: str) -> str:
+    """Return the ``user:password`` of the header, or an empty string."""
+    scheme, _, value = authorization.partition(" ")
+    try:
+        return base64.b64decode(value).decode() if scheme.lower() == "basic" else ""
+    except ValueError:
+        return ""
+
+
+def public_urls(
+    came: re.Match[str], headers: Mapping[str, str]
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yield scheme, host with port, prefix and a remark: what only a proxy has seen."""
+    yield from forwarded(came, headers)
+    scheme, host, port = came[1].lower(), came[3], came[4]
+    other = "http" if scheme == "https" else "https"
+    behind = {"http": "", "https": " (a proxy ends TLS in front of this server)"}
+    www = host[4:] if host.startswith("www.") else f"www.{host}"
+    for name in dict.fromkeys([host, f"{host}:{port}" if port else host, www]):
+        yield other, name, "", behind[other]
+        yield scheme, name, "", ""
+    for stage in STAGES:
+        for name in (scheme, other):
+            yield name, host, stage, f" (something stripped {stage} from the path)"
+
+
+def forwarded(
+    came: re.Match[str], headers: Mapping[str, str]
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yield what the X-Forwarded-* headers describe: the URL that a proxy was asked for."""
+    proto, host, port, prefix = [
+        headers.get("x-forwarded-" + name, "").partition(",")[0].strip()
+        for name in ("proto", "host", "port", "prefix")
+    ]
+    if not (proto or host or port or prefix):
+        return
+    scheme = (proto if proto in ("http", "https") else came[1]).lower()
+    host = host or came[3] + (f":{came[4]}" if came[4] else "")
+    bare = re.sub(r":\d*$", "", host)
+    prefix = "/" + prefix.strip("/") if prefix.strip("/") else ""
+    for name in dict.fromkeys([host, f"{bare}:{port}" if port else host, bare]):
+        for stripped in dict.fromkeys([prefix, ""]):
+            yield scheme, name, stripped, ""
+
+
+def paths(path: str) -> Iterator[tuple[str, str]]:
+    """Yield what the path may have been."""
+    if path in ("", "/"):
+        yield "/" if path == "" else "", ""  # Twilio means the same by both
+    elif path.endswith("/"):
+        yield path[:-1], SLASH.format("has no slash at its end")
+    else:
+        yield path + "/", SLASH.format("ends in a slash")
+    yield "/" + path, SLASH.format("has two slashes where one came")
+    steps = path.split("/")
+    for count in range(2, min(len(steps), 5)):
+        prefix = printable("/".join(steps[:count]), 100)
+        advice = f"the path {prefix} was not in it: leave it out of public_url, or of the mount"
+        yield "/" + "/".join(steps[count:]), advice
+    plain = unquote(path)
+    for text in (plain, quote(plain, safe=PATH_CHARACTERS), quote(plain)):
+        yield text, RAW.format("path", "escaped in another way")
+
+
+def queries(query: str) -> Iterator[tuple[str, str]]:
+    """Yield what the query may have been, with its mark."""
+    if not query:
+        yield "?", RAW.format("query", "without the lone ? at its end")
+        return
+    yield "", "the query was added on the way, or is not in the URL that Twilio was given"
+    pieces = query[1:].split("&")
+    few = len(pieces) <= 4
+    for order in itertools.permutations(pieces) if few else (sorted(pieces), pieces[::-1]):
+        yield "?" + "&".join(order), RAW.format("query", "in another order")
+    full = "&".join([piece for piece in pieces if piece.partition("=")[2]])
+    yield "?" + full, RAW.format("query", "with blank values that were not signed")
+    for text in escapes(query[1:]):
+        yield "?" + text, RAW.format("query", "escaped in another way")
+
+
+def escapes(query: str) -> Iterator[str]:
+    """Yield *query* as other programs escape it."""
+    for one, other in (("'", "%27"), ("+", "%20"), ("~", "%7E"), ("*", "%2A"), (",", "%2C")):
+        yield query.replace(one, other)
+        yield query.replace(other, one)
+    yield re.sub("%..", lambda escape: escape[0].upper(), query)
+    yield re.sub("%..", lambda escape: escape[0].lower(), query)
+    yield unquote(query)
+    yield unquote_plus(query)
+    pieces = [[unquote_plus(part) for part in piece.split("=", 1)] for piece in query.split("&")]
+    for quoter in (quote, quote_plus):
+        for safe in ("", "'", "*", "/:", PATH_CHARACTERS + "?"):
+            yield "&".join(
+                ["=".join([quoter(part, safe=safe) for part in piece]) for piece in pieces]
+            )
+
+
+def moved(query: str, pairs: Pairs, hashed: bool) -> Iterator[tuple[str, str]]:
+    """Yield the contents with the fields in the URL, as in a GET, or out of it."""
+    if pairs and hashed:
+        yield query, "the URL has a bodySHA256: pass the body as it came, and not its fields"
+    elif pairs:
+        yield query, "signed as a GET, whose fields are only in the URL: pass None for them"
+        added = urlencode(pairs)
+        added = f"{query}&{added}" if query else f"?{added}"
+        yield added, "signed as a GET, and came as a POST: something took the fields off the URL"
+    elif query:
+        advice = (
+            "signed as a POST, and requested by GET: something on the way moved the fields to the"
+            " query, a redirect say"
+        )
+        pieces = query[1:].split("&")
+        fields = [parse_qsl(piece, keep_blank_values=True, separator="&") for piece in pieces]
+        for count in range(len(pieces)):  # so many are of the webhook's own query
+            kept = "?" + "&".join(pieces[:count]) if count else ""
+            yield signed_string(kept, itertools.chain(*fields[count:])), advice
+
+
+def forms(pairs: Pairs) -> Iterator[tuple[str, str]]:
+    """Yield what the fields may have been, as they are signed."""
+    if not pairs:
+        return
+    for change, advice in CHANGES:
+        yield signed_string("", [(name, change(value)) for name, value in pairs]), advice
+    for name, value in pairs:
+        if name in PADDED:
+            rest = [pair for pair in pairs if pair != (name, value)]
+            for text in (value + " ", " " + value, value + "\n", value + "\r\n"):
+                advice = f"white space at an end of {name} was trimmed: use the values as they came"
+                yield signed_string("", [*rest, (name, text)]), advice
+    for once in (dict(pairs), dict(pairs[::-1])):
+        advice = "a field that comes twice was signed once: drop the other one"
+        yield signed_string("", once.items()), advice
+    for order in (sorted(pairs), pairs):
+        advice = "Twilio sorts the fields, and signs no value twice: whoever signed this did not"
+        yield "".join([name + value for name, value in order]), advice
+    filled = [pair for pair in pairs if pair[1]]
+    yield signed_string("", filled), "blank values were not signed: something added them"
+    for names in ([*PLACES, "Body"], PLACES, ["Body"], PLACES[:4], PLACES[4:]):
+        yield with_blanks(pairs, names)
+
+
+def utf_8_again(text: str) -> str:
     try:
         return text.encode("latin-1").decode()
     except ValueError:
         return text
+
+
+CHANGES: tuple[tuple[Callable[[str], str], str], ...] = (
+    (str.strip, "a value has white space around it that was not signed: something added it"),
+    (lambda v: re.sub("^ ", "+", v), f"the + of a number became a space: {TWICE}"),
+    (lambda v: v.replace(" ", "+"), f"a + in a value became a space: {TWICE}"),
+    (unquote_plus, "the values were signed decoded, and came escaped: decode the form once"),
+    (lambda v: re.sub("\r?\n", "\r\n", v), "line ends were changed to \\n: use the body's bytes"),
+    (lambda v: v.replace("\r\n", "\n"), "line ends were changed to \\r\\n: use the body's bytes"),
+    (utf_8_again, "the form was decoded as Latin-1: it is UTF-8"),
+)
+
+
+def with_blanks(pairs: Pairs, names: Iterable[str]) -> tuple[str, str]:
+    """Return the fields with those of *names* that did not come, blank, and the advice."""
+    there = dict(pairs)
+    blank = [name for name in names if name not in there]
+    advice = f"the blank fields {', '.join(blank)} were dropped: parse with keep_blank_values=True"
+    return signed_string("", [*pairs, *[(name, "") for name in blank]]), advice
+
+
+def rare_forms(pairs: Pairs) -> Iterator[tuple[str, str]]:
+    """Yield what the fields may have been and seldom are: so many that they are tried alone."""
+    names = dict(pairs)
+    for name in names:
+        rest = [pair for pair in pairs if pair[0] != name]
+        advice = f"the field {printable(name, 80)!r} was not signed: something on the way added it"
+        yield signed_string("", rest), advice
+    absent = [name for name in ["Body", *PLACES] if names and name not in names]
+    for count in range(1, len(absent)):
+        for chosen in itertools.combinations(absent, count):
+            yield with_blanks(pairs, chosen)
 
 
 # -------------------------------------------------------------------------- 8. Serve
@@ -2545,7 +2553,6 @@ class Phone:
         self, url: str, method: str, params: dict[str, str], jar: Jar, signature: str | None
     ) -> Request:
         """Return the request for *url*, whole and signed."""
-        from urllib.parse import urlencode
         from uuid import uuid4
 
         url = url.partition("#")[0]
@@ -4189,20 +4196,15 @@ def run_explain(options: Any, _serve: Callable[[Any], None]) -> int:
         raise UsageError(
             "set TWILIO_AUTH_TOKEN to the token that the request should be signed with"
         )
-    headers = dict(name_and_value(header, ":") for header in options.header)
+    named = [name_and_value(header, ":") for header in options.header]
+    headers = {name.lower(): value for name, value in named}
     body = b"" if options.param or sys.stdin.isatty() else sys.stdin.buffer.read(MAX_BODY)
-    fields = [name_and_value(param, "=") for param in options.param]
+    params = [name_and_value(param, "=") for param in options.param] or body
+    signature = options.signature or headers.get("x-twilio-signature", "")
+    algorithm = signature_algorithm(headers.get("x-twilio-webhooks-signature-settings"))
     validator = RequestValidator(token)
-    signature = options.signature or headers.get("X-Twilio-Signature", "")
-    print(validator.explain(options.url, fields or body, signature, None, headers))
-    settings = {name.lower(): value for name, value in headers.items()}.get(
-        "x-twilio-webhooks-signature-settings"
-    )
-    return (
-        0
-        if validator.validate(options.url, fields or body, signature, signature_algorithm(settings))
-        else 1
-    )
+    print(validator.explain(options.url, params, signature, algorithm, headers))
+    return 0 if validator.validate(options.url, params, signature, algorithm) else 1
 
 
 def name_and_value(text: str, mark: str) -> tuple[str, str]:

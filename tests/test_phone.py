@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from types import SimpleNamespace
@@ -833,6 +836,7 @@ class RawServer:
 
     def __init__(self, *answers):
         self.answers, self.requests = list(answers), []
+        self.wrap = lambda connection: connection
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/sms"
         threading.Thread(target=self._serve, daemon=True).start()
@@ -843,12 +847,15 @@ class RawServer:
                 connection = self._socket.accept()[0]
                 threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
-    def _answer(self, connection):
-        with contextlib.suppress(OSError), connection:
+    def _answer(self, accepted):
+        with contextlib.suppress(OSError), self.wrap(accepted) as connection:
             connection.settimeout(10)
             data = b""
             while not is_whole(data):
-                data += connection.recv(65536)
+                part = connection.recv(65536)
+                if not part:
+                    return
+                data += part
             self.requests.append(data)
             answer = self.answers[min(len(self.requests), len(self.answers)) - 1]
             if callable(answer):
@@ -1077,6 +1084,27 @@ def test_https_that_meets_no_tls_is_an_error(raw):
     exchange = Impatient(server.url.replace("http:", "https:")).text("hello")
     assert code(exchange) == 11200
     assert exchange.error.detail.startswith("TLS: ")
+
+
+def test_https_is_answered_by_a_certificate_of_its_name_and_by_no_other(raw, tmp_path, monkeypatch):
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem"
+        " -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    server = raw(sized())
+    server.wrap = lambda connection: context.wrap_socket(connection, server_side=True)
+    url = server.url.replace("http://127.0.0.1", "https://localhost")
+    error = Phone(url).text("hello").error
+    assert error.code == 11200 and "self" in error.detail  # nobody has vouched for it
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    assert bodies(Phone(url, auth_token=TOKEN).text("hello")) == ["Hello"]
+    error = Phone(url.replace("localhost", "127.0.0.1")).text("hello").error
+    assert error.code == 11200 and "127.0.0.1" in error.detail  # the name is another
 
 
 def test_an_application_that_takes_too_long_is_no_answer():

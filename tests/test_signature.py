@@ -1,0 +1,345 @@
+"""The signature: Twilio's published vectors, and whatever holds the fields."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+
+import pytest
+from conftest import MESSAGE, TOKEN, call, make_environ
+
+from smsreply import App, RequestValidator, signature_algorithm, signed_string, spellings
+
+U = "https://mycompany.com/myapp.php?foo=1&bar=2"
+P = {
+    "CallSid": "CA1234567890ABCDE",
+    "Caller": "+14158675309",
+    "Digits": "1234",
+    "From": "+14158675309",
+    "To": "+18005551212",
+}
+SIGNATURE = "RSOYDt4T1cUTdK1PDd93/VVr8B8="
+REPEATED = [
+    ("Sid", "CA123"),
+    ("SidAccount", "AC123"),
+    ("Digits", "5678"),
+    ("Digits", "1234"),
+    ("Digits", "1234"),
+]
+JSON = '{"property": "value", "boolean": true}'
+JSON_URL = f"{U}&bodySHA256=0a1ff7634d9ab3b95db5c9a2dfe9416e41502b283a80c7cf19632632f96e6620"
+SMS_URL = "https://abc.example/sms"
+
+validator = RequestValidator(TOKEN)
+
+
+def hand_made(string, token=TOKEN, algorithm="sha1"):
+    """Return the signature as Twilio's documentation has it, and not as our code does."""
+    return base64.b64encode(hmac.new(token.encode(), string.encode(), algorithm).digest()).decode()
+
+
+# TWILIO.md, section 2: all of them, and the URLs that it says are equal.
+VECTORS = [
+    (U, P, SIGNATURE),
+    (U.replace(".com", ".com:443"), P, "kvajT1Ptam85bY51eRf/AJRuM3w="),
+    (U, P, "kvajT1Ptam85bY51eRf/AJRuM3w="),
+    (U.replace("https", "http").replace(".com", ".com:1234"), P, "Zmvh+3yNM1Phv2jhDCwEM3q5ebU="),
+    (U.replace("https", "http").replace(".com", ".com:80"), P, "0ZXoZLH/DfblKGATFgpif+LLRf4="),
+    (U.replace("https", "http"), P, "0ZXoZLH/DfblKGATFgpif+LLRf4="),
+    (U.replace(".com", ".com:1234"), P, SIGNATURE),
+    (U, REPEATED, "IK+Dwps556ElfBT0I3Rgjkr1wJU="),
+    (JSON_URL, JSON, "a9nBmqA0ju/hNViExpshrM61xv4="),
+    (U.replace("my", "user:pass@my", 1), P, "CukzLTc1tT5dXEDIHm/tKBanW10="),
+    (U + "&Body=It's+amazing", P, "dsq4Ehbj6cs+KdTkpF5sSSplOWw="),
+]
+
+
+@pytest.mark.parametrize(("url", "params", "signature"), VECTORS)
+def test_a_published_vector_is_accepted_and_its_neighbours_are_not(url, params, signature):
+    assert validator.validate(url, params, signature)
+    assert not RequestValidator("54321").validate(url, params, signature)
+    assert not validator.validate(url.replace("mycompany", "yourcompany"), params, signature)
+    assert not validator.validate(url.replace("bar=2", "bar=3"), params, signature)
+    assert not validator.validate(url, params, signature[::-1])
+
+
+def test_a_published_vector_is_what_is_computed():
+    assert validator.compute_signature(U, P) == SIGNATURE
+    assert validator.compute_signature(U, REPEATED) == "IK+Dwps556ElfBT0I3Rgjkr1wJU="
+    assert validator.compute_signature(JSON_URL) == "a9nBmqA0ju/hNViExpshrM61xv4="
+    assert validator.compute_hash(JSON) == validator.compute_hash(JSON.encode()) == JSON_URL[-64:]
+
+
+def test_hmac_sha256_is_accepted_where_it_is_named_and_nowhere_else():
+    signature = "033hgUJA9M/hXIZsYjwkerEP/DBm35nEri5FhCYjA5s="
+    assert validator.compute_signature(U, P, "HMAC_SHA256") == signature
+    assert validator.validate(U, P, signature, "hmac_sha256")
+    assert not validator.validate(U, P, signature)
+    assert not validator.validate(U, P, SIGNATURE, "HMAC_SHA256")
+
+
+def test_an_unknown_algorithm_is_refused_and_logged(caplog):
+    assert not validator.validate(U, P, SIGNATURE, "HMAC_\nMD5")
+    assert "'HMAC_\\nMD5' is not an algorithm" in caplog.messages[0].replace("\\\\", "\\")
+    with pytest.raises(ValueError, match="HMAC_MD5.* is neither of HMAC_SHA1, HMAC_SHA256"):
+        validator.compute_signature(U, P, "hmac_md5")
+
+
+@pytest.mark.parametrize(
+    ("settings", "algorithm"),
+    [
+        (None, "HMAC_SHA1"),
+        ("", "HMAC_SHA1"),
+        ("key=SK1", "HMAC_SHA1"),
+        ("algorithm=", "HMAC_SHA1"),
+        ("key=SK1,algorithm=HMAC_SHA256", "HMAC_SHA256"),
+        (" algorithm = HMAC_SHA256 , key=SK1", "HMAC_SHA256"),
+        ("myalgorithm=HMAC_SHA256", "HMAC_SHA1"),
+    ],
+)
+def test_the_settings_name_the_algorithm(settings, algorithm):
+    assert signature_algorithm(settings) == algorithm
+
+
+@pytest.mark.parametrize(
+    ("settings", "algorithm", "status"),
+    [
+        (None, "sha1", "200"),
+        ("key=SK1,algorithm=HMAC_SHA256", "sha256", "200"),
+        ("key=SK1,algorithm=HMAC_SHA256", "sha1", "403"),
+        (None, "sha256", "403"),
+        ("algorithm=HMAC_MD5", "md5", "403"),
+    ],
+)
+def test_app_takes_the_algorithm_that_the_request_names(settings, algorithm, status):
+    string = SMS_URL + "".join(name + MESSAGE[name] for name in sorted(MESSAGE))
+    environ = make_environ(
+        MESSAGE,
+        HTTP_X_TWILIO_SIGNATURE=hand_made(string, algorithm=algorithm),
+        HTTP_X_TWILIO_WEBHOOKS_SIGNATURE_SETTINGS=settings,
+    )
+    assert call(App(lambda m: None, auth_token=TOKEN), environ)[0].startswith(status)
+
+
+class LastOnly(dict):
+    """By index and in its items each name has its last value alone."""
+
+    def __getitem__(self, name):
+        return self.values_of(name)[-1]
+
+    def items(self):
+        return [(name, self[name]) for name in self]
+
+    def values_of(self, name):
+        return dict.__getitem__(self, name)
+
+
+class GetAll(LastOnly):
+    """As aiohttp's and webob's MultiDicts."""
+
+    getall = LastOnly.values_of
+
+
+class GetList(LastOnly):
+    """As Django's QueryDict."""
+
+    getlist = LastOnly.values_of
+
+
+FORM = "Digits=5678&Sid=CA123&Digits=1234&SidAccount=AC123&Digits=1234"
+LISTS = {"Sid": ["CA123"], "SidAccount": "AC123", "Digits": ["5678", "1234", "1234"]}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        pytest.param(LISTS, id="dict of lists"),
+        pytest.param({name: tuple(value) for name, value in [*LISTS.items()][::2]}
+                     | {"SidAccount": "AC123"}, id="dict of tuples"),
+        pytest.param(GetAll(LISTS, SidAccount=["AC123"]), id="getall"),
+        pytest.param(GetList(LISTS, SidAccount=["AC123"]), id="getlist"),
+        pytest.param(REPEATED, id="pairs"),
+        pytest.param(iter(REPEATED), id="an iterator of pairs"),
+        pytest.param(FORM, id="str"),
+        pytest.param(FORM.encode(), id="bytes"),
+        pytest.param(bytearray(FORM.encode()), id="bytearray"),
+    ],
+)  # fmt: skip
+def test_params_are_taken_from_whatever_holds_them(params):
+    assert validator.validate(U, params, "IK+Dwps556ElfBT0I3Rgjkr1wJU=")
+
+
+def test_params_are_taken_from_werkzeug():
+    structures = pytest.importorskip("werkzeug.datastructures")
+    for kind in (structures.MultiDict, structures.ImmutableMultiDict):
+        assert validator.validate(U, kind(REPEATED), "IK+Dwps556ElfBT0I3Rgjkr1wJU=")
+    both = structures.CombinedMultiDict([structures.MultiDict(REPEATED)])
+    assert validator.validate(U, both, "IK+Dwps556ElfBT0I3Rgjkr1wJU=")
+
+
+@pytest.mark.parametrize("params", [None, {}, [], "", b"", ()])
+def test_no_params_are_the_url_alone(params):
+    assert validator.validate(SMS_URL, params, hand_made(SMS_URL))
+
+
+@pytest.mark.parametrize("form", [dict, lambda text: text, lambda text: text.encode()])
+def test_a_blank_value_is_part_of_the_signature(form):
+    signature = hand_made(f"{SMS_URL}BodyFromAFromZip")
+    params = {"From": "A", "Body": "", "FromZip": ""}
+    params = form("From=A&Body=&FromZip=") if form is not dict else params
+    assert validator.validate(SMS_URL, params, signature)
+    assert not validator.validate(SMS_URL, {"From": "A", "Body": ""}, signature)
+
+
+def test_fields_are_sorted_by_code_point_and_text_is_utf_8():
+    # In UTF-16, U+1F600 would stand before U+FF5E.
+    fields = {"b": "2", "B": "é", "a😀": "3", "a～": "4", "a": "5"}
+    assert signed_string("u", fields.items()) == "uBéa5a～4a😀3b2"
+    signature = hand_made(f"{SMS_URL}Béa5a～4a😀3b2")
+    assert validator.validate(SMS_URL, fields, signature)
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        pytest.param(None, id="missing"),
+        pytest.param("", id="empty"),
+        pytest.param(b"", id="empty bytes"),
+        pytest.param(SIGNATURE[:-1], id="a character short"),
+        pytest.param(SIGNATURE + "=", id="a character long"),
+        pytest.param(SIGNATURE + " ", id="a space behind"),
+        pytest.param(SIGNATURE.lower(), id="lower case"),
+        pytest.param("é" * 28, id="non-ASCII"),
+        pytest.param("\ud800" * 28, id="lone surrogates"),
+        pytest.param("A" * 10_000, id="10,000 characters"),
+        pytest.param("\0" * 28, id="NUL"),
+    ],
+)
+def test_any_other_header_is_false_and_no_exception(signature):
+    assert validator.validate(U, P, signature) is False
+    assert validator.validate(JSON_URL, JSON, signature) is False
+    assert isinstance(validator.explain(U, P, signature), str)
+
+
+@pytest.mark.parametrize(
+    "signature", [None, "", "\xe9" * 28, "A" * 10_000, SIGNATURE + "," + SIGNATURE]
+)
+def test_app_refuses_any_other_header(signature):
+    environ = make_environ(MESSAGE, HTTP_X_TWILIO_SIGNATURE=signature)
+    status, _, body = call(App(lambda m: None, auth_token=TOKEN), environ)
+    assert (status, body) == ("403 Forbidden", b"this was not signed by Twilio\n")
+
+
+def test_a_signature_may_be_bytes():
+    assert validator.validate(U, P, SIGNATURE.encode())
+
+
+@pytest.mark.parametrize("tokens", [["new", TOKEN], (TOKEN, "new"), iter([b"new", TOKEN.encode()])])
+def test_each_of_several_tokens_is_accepted(tokens):
+    both = RequestValidator(tokens)
+    assert both.validate(U, P, SIGNATURE)
+    assert both.validate(U, P, RequestValidator("new").compute_signature(U, P))
+    assert not both.validate(U, P, RequestValidator("old").compute_signature(U, P))
+
+
+def test_the_first_of_several_tokens_signs():
+    assert RequestValidator([TOKEN, "new"]).compute_signature(U, P) == SIGNATURE
+
+
+@pytest.mark.parametrize("token", ["", " \n", [], ["", " "], None, b""])
+def test_a_blank_token_is_refused(token):
+    with pytest.raises(ValueError, match="the token is blank"):
+        RequestValidator(token)
+
+
+@pytest.mark.parametrize(
+    ("url", "signed"),
+    [
+        ("https://abc.example/sms", "https://abc.example:443/sms"),
+        ("https://abc.example:443/sms", "https://abc.example/sms"),
+        ("http://abc.example/sms", "http://abc.example:80/sms"),
+        ("https://abc.example:8443/sms", "https://abc.example/sms"),
+        ("HTTPS://abc.example/sms", "HTTPS://abc.example:443/sms"),
+        ("https://abc.example/", "https://abc.example"),
+        ("https://abc.example", "https://abc.example/"),
+        ("https://abc.example", "https://abc.example:443/"),
+        ("https://abc.example/?a=1", "https://abc.example?a=1"),
+        ("https://abc.example?a=1", "https://abc.example/?a=1"),
+        ("https://me:pw@abc.example/sms", "https://abc.example/sms"),
+        ("https://me:pw@abc.example/sms", "https://abc.example:443/sms"),
+        ("https://me:pw@abc.example/sms", "https://me:pw@abc.example/sms"),
+        ("https://me:pw@abc.example/sms", "https://me:pw@abc.example:443/sms"),
+        ("https://m@e:p@w@abc.example/sms", "https://abc.example/sms"),
+        ("https://[::1]/sms", "https://[::1]:443/sms"),
+        ("https://[::1]:8443/sms", "https://[::1]/sms"),
+        ("https://me:pw@[::1]:8443/sms", "https://[::1]:8443/sms"),
+        ("https://abc.example/sms#rc=2&rp=all", "https://abc.example/sms"),
+        ("https://abc.example/sms?a=1#rc=2", "https://abc.example:443/sms?a=1"),
+        ("https://abc.example/sms?", "https://abc.example/sms?"),
+        ("https://abc.example/sms?", "https://abc.example:443/sms?"),
+        ("https://abc.example//sms", "https://abc.example//sms"),
+        ("https://abc.example/s%6Ds?b=%27&a='", "https://abc.example/s%6Ds?b=%27&a='"),
+        ("https://abc.example/a@b:c/é", "https://abc.example/a@b:c/é"),
+    ],
+)
+def test_a_url_is_accepted_in_each_spelling_that_twilio_signs(url, signed):
+    assert validator.validate(url, {"From": "A"}, hand_made(f"{signed}FromA"))
+
+
+@pytest.mark.parametrize(
+    ("url", "signed"),
+    [
+        ("https://abc.example/sms", "http://abc.example/sms"),
+        ("https://abc.example/sms", "https://abc.example:8443/sms"),
+        ("https://abc.example/sms", "https://abc.example:80/sms"),
+        ("https://abc.example/sms", "https://abc.example/sms/"),
+        ("https://abc.example/sms/", "https://abc.example/sms"),
+        ("https://abc.example/sms", "https://abc.example/sms?"),
+        ("https://abc.example/sms?", "https://abc.example/sms"),
+        ("https://abc.example/sms", "https://abc.example//sms"),
+        ("https://abc.example/sms", "https://me:pw@abc.example/sms"),
+        ("https://abc.example/sms", "https://abc.example/sms#rc=2"),
+        ("https://abc.example/sms#rc=2", "https://abc.example/sms#rc=2"),
+        ("https://abc.example/sms?a=%27", "https://abc.example/sms?a='"),
+        ("https://abc.example@evil.example/sms", "https://abc.example/sms"),
+        ("https://evil.example/https://abc.example/sms", "https://abc.example/sms"),
+        ("https://[::1]/sms", "https://[/sms"),
+    ],
+)
+def test_no_other_url_is_accepted(url, signed):
+    assert not validator.validate(url, {"From": "A"}, hand_made(f"{signed}FromA"))
+
+
+@pytest.mark.parametrize(
+    "url", [U, JSON_URL, f"{SMS_URL}#rc=2", "https://me:pw@[::1]:1/?#x", "/sms", ""]
+)
+def test_what_is_computed_is_accepted(url):
+    assert validator.validate(url, P, validator.compute_signature(url, P))
+
+
+def test_the_likeliest_spelling_is_tried_first_and_none_twice():
+    for url in (U, "https://abc.example", "https://me:pw@abc.example:1/?a", "/sms"):
+        tried = list(spellings(url))
+        assert tried[0] == url
+        assert len(set(tried)) == len(tried)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [JSON + " ", JSON.encode() + b"\n", bytearray(b"{}"), "", b"", "é", "\ud800", b"\xff"],
+)
+def test_a_body_other_than_the_one_hashed_is_refused(body):
+    assert not validator.validate(JSON_URL, body, "a9nBmqA0ju/hNViExpshrM61xv4=")
+
+
+@pytest.mark.parametrize("body", [b"\xff\x00", b"", bytearray("é".encode()), "é", "a=1&b=2"])
+def test_a_hashed_body_may_be_anything(body):
+    plain = body.encode() if isinstance(body, str) else bytes(body)
+    url = f"{SMS_URL}?bodySHA256={hashlib.sha256(plain).hexdigest()}"
+    assert validator.validate(url, body, hand_made(url))
+
+
+def test_a_hash_is_read_from_the_query_alone():
+    url = f"{SMS_URL}?a=1#bodySHA256={'0' * 64}"
+    assert validator.validate(url, "b=2", hand_made(f"{SMS_URL}?a=1b2"))
