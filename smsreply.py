@@ -2306,7 +2306,12 @@ ERRORS = {
 
 
 class TwilioError(Exception):
-    """What Twilio would report: its *code*, the *meaning* and *cure* of that, and *detail*."""
+    """What Twilio would report: its *code*, the *meaning* and *cure* of that, and *detail*.
+
+    *answer* is what came and was no good, if anything came.
+    """
+
+    answer: Response | None = None
 
     def __init__(self, code: int, detail: str = "") -> None:
         self.code = code
@@ -2334,7 +2339,10 @@ class Request(bytes):
 
 
 class Response(bytes):
-    """An answer as it was on the wire, and what it has; *seconds* is how long it took."""
+    """An answer as it was on the wire, and what it has; *seconds* is how long it took.
+
+    Of one that is not HTTP, or not whole, *status* is 0, and there are no headers.
+    """
 
     status: int
     headers: list[tuple[str, str]]
@@ -2446,7 +2454,8 @@ class Phone:
         self, params: dict[str, str], *, method: str | None = None, signature: str | None = None
     ) -> Exchange:
         """Send just these *params*, and, if it is given, with this *signature*."""
-        exchange = Exchange(dict(params))
+        params = {sendable(name): sendable(value) for name, value in params.items()}
+        exchange = Exchange(params)
         try:
             self._follow(
                 exchange, self.url, (method or self.method).upper(), exchange.params, signature
@@ -2486,7 +2495,8 @@ class Phone:
         """Do what *answer* says; return where to go on, if it says so."""
         for verb in verbs_of(answer):
             if isinstance(verb, str):
-                self._send(exchange, SentMessage(verb, (), self.number, self.to))
+                sender, number = exchange.params.get("From", ""), exchange.params.get("To", "")
+                self._send(exchange, SentMessage(verb, (), sender, number))
             elif verb.tag == "Redirect":
                 return (
                     absolute(url, (verb.text or "").strip()),
@@ -2523,14 +2533,15 @@ class Phone:
         signature: str | None,
     ) -> Response:
         """Make one request, and again if Twilio would; return the answer."""
-        tries = int_or(self._overrides.get("rc"), 1)
+        deadline = time.monotonic() + self._seconds("tt", self.TIMEOUT, self.TIMEOUT)
+        tries = min(int_or(self._overrides.get("rc"), 1), 5)
         policy = self._overrides.get("rp", "ct").lower().split(",")
         jar = self._jars.setdefault((params.get("From", ""), params.get("To", "")), Jar())
         request = self._made(url, method, params, jar, signature)
         for left in range(tries, -1, -1):
             exchange.requests.append(request)
             try:
-                answer = self._sent(request)
+                answer = self._sent(request, deadline)
             except (ConnectFailed, TwilioError) as error:
                 if not left or not {
                     "all",
@@ -2538,6 +2549,7 @@ class Phone:
                 } & set(policy):
                     if isinstance(error, ConnectFailed):
                         raise TwilioError(11205, str(error)) from error
+                    exchange.answers += [error.answer] if error.answer is not None else []
                     raise
                 exchange.requests.pop()
                 continue
@@ -2587,24 +2599,46 @@ class Phone:
 
     def _target(self, url: str) -> str:
         """Return where a request for *url* goes: what stands before the webhook is left out."""
-        return self._local + url[len(self._public) :] if url.startswith(self._public) else url
+        return self._local + url[len(self._public) :] if begins(url, self._public) else url
 
-    def _sent(self, request: Request) -> Response:
+    def _seconds(self, override: str, default: float, most: float) -> float:
+        """Return what the URL's fragment says of a time, or *default*."""
+        return min(int_or(self._overrides.get(override), int(default * 1000)) / 1000, most)
+
+    def _sent(self, request: Request, deadline: float) -> Response:
         started = time.monotonic()
-        total = min(self.TIMEOUT, int_or(self._overrides.get("tt"), 15_000) / 1000)
-        connect = min(total, int_or(self._overrides.get("ct"), self.CONNECT_TIMEOUT * 1000) / 1000)
+        left = max(deadline - started, 0.001)
+        connect = self._seconds("ct", self.CONNECT_TIMEOUT, left)
+        read = self._seconds("rt", self.TIMEOUT, left)
         if self._call is None:
-            answer = over_the_wire(request, started + total, connect)
-        elif request.url.startswith(self._public):
+            answer = over_the_wire(request, connect, read, deadline)
+        elif begins(request.url, self._public):
             answer = in_process(self._call, request)
         else:
-            raise TwilioError(11200, f"{request.url} is not in this process")
+            raise TwilioError(11200, f"not in this process: {request.url.partition('?')[0]}")
         answer.seconds = time.monotonic() - started
-        if answer.seconds > total:
-            raise TwilioError(11205, f"the answer took {answer.seconds:.1f} s")
+        if answer.seconds > read:
+            raise no_good(answer, 11205, f"the answer took {answer.seconds:.1f} s")
         if len(answer.body) > MAX_TWIML:
-            raise TwilioError(11750)
+            raise no_good(answer, 11750)
         return answer
+
+
+def sendable(text: str) -> str:
+    """Return *text* as UTF-8 carries it: no lone surrogates, which would be signed, not sent."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def no_good(answer: Response, code: int, detail: str = "") -> TwilioError:
+    """Return the error that *answer* is, which keeps it, to be looked at."""
+    error = TwilioError(code, detail)
+    error.answer = answer or None  # of nothing there is nothing to look at
+    return error
+
+
+def begins(url: str, origin: str) -> bool:
+    """Return whether *url* is below *origin*: a name that only begins like its is not."""
+    return url.startswith(origin) and url[len(origin) : len(origin) + 1] in ("", "/", "?", "#")
 
 
 def split_url(url: str) -> tuple[str, str, str, str]:
@@ -2625,15 +2659,17 @@ def whereabouts(webhook: str | WSGIApplication, public_url: str | None) -> tuple
         if not public_url:
             return f"{scheme}://{host}", local, path
         checked_url(public_url)
-        return public_url.rstrip("/").removesuffix(path.partition("#")[0]), local, path
+        public, own_path = [re.split("[?#]", url)[0] for url in (public_url, path)]
+        return public.rstrip("/").removesuffix(own_path), local, path
     own = webhook._public_url if isinstance(webhook, App) else None
-    if own and (public_url or own).startswith(own):
+    if own and begins(public_url or own, own):
         path = (public_url or own)[len(own) :]
     else:
         scheme, _, host, path = checked_url(public_url or "https://localhost")
         own = f"{scheme}://{host}"
     scheme, _, host, _ = checked_url(own)
-    return own, f"{scheme}://{host}", PATH if path in ("", "/") else path
+    path, mark, overrides = path.partition("#")
+    return own, f"{scheme}://{host}", (PATH if path in ("", "/") else path) + mark + overrides
 
 
 def checked_url(url: str) -> tuple[str, str, str, str]:
@@ -2648,10 +2684,14 @@ def checked_url(url: str) -> tuple[str, str, str, str]:
 def absolute(base: str, reference: str) -> str:
     from urllib.parse import urljoin
 
-    url = urljoin(base, reference)
+    try:
+        url = urljoin(base, reference)
+    except ValueError:  # brackets that hold no address
+        url = ""
     if not URL_PARTS.fullmatch(url):
         raise TwilioError(11200, f"{reference!r} leads nowhere")
-    return url
+    # What no request line can carry is escaped: nothing of it becomes a header.
+    return re.sub("[^!-~]", lambda found: quote(found[0], errors="replace"), url)
 
 
 def int_or(text: str | None, default: int) -> int:
@@ -2744,7 +2784,9 @@ def status_params(message: SentMessage, params: Mapping[str, str]) -> dict[str, 
 def verbs_of(answer: Response) -> list[Any]:
     """Return the verbs of an answer, checked; or its text, if it is in plain text."""
     kind = answer.header("content-type").partition(";")[0].strip().lower()
-    if answer.status == 204 or (kind == "text/plain" and answer.status == 200):
+    if answer.status == 204:
+        return []
+    if kind == "text/plain" and answer.status == 200:
         text = answer.body.decode("utf-8", "replace")
         return [text] if text else []
     if kind not in ("text/xml", "application/xml", "text/html"):
@@ -2757,6 +2799,8 @@ def verbs_of(answer: Response) -> list[Any]:
             "Redirect": ("method",),
         }
         check_element(verb, verbs, "in <Response>")
+        if verb.get("method", "POST").upper() not in ("GET", "POST"):
+            raise TwilioError(12200, f"the method {verb.get('method')!r} is neither GET nor POST")
         for noun in verb:
             check_element(
                 noun, {"Body": (), "Media": ()} if verb.tag == "Message" else {}, f"in <{verb.tag}>"
@@ -2850,7 +2894,7 @@ def expiry(options: Mapping[str, str]) -> float:
         return time.time() + int(options["max-age"])
     try:
         return parsedate_to_datetime(options["expires"].replace("-", " ")).timestamp()
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return float("inf")
 
 
@@ -2858,28 +2902,33 @@ class ConnectFailed(Exception):
     """There is no connection, so that nothing was sent."""
 
 
-def over_the_wire(request: Request, deadline: float, connect_timeout: float) -> Response:
-    """Send *request*, and read one answer, until *deadline* (of `time.monotonic`)."""
+def over_the_wire(request: Request, connect: float, read: float, deadline: float) -> Response:
+    """Send *request*, and read one answer.
+
+    Connecting may take *connect* seconds, and the answer *read*, both until *deadline*
+    (of `time.monotonic`).
+    """
     import http.client
 
-    connection = connected(request.target, connect_timeout)
+    connection = connected(request.target, connect)
     with connection:
-        recorder = Recorder(connection, deadline)
+        recorder = Recorder(connection, min(deadline, time.monotonic() + read))
         try:
             connection.sendall(request)
             response = http.client.HTTPResponse(recorder, method=request.method)  # type: ignore[arg-type]
             response.begin()
             body = response.read(MAX_TWIML + 1)
-        except http.client.HTTPException as error:
+            if response.length and len(body) <= MAX_TWIML:
+                raise http.client.IncompleteRead(body, response.length)
+        except (http.client.HTTPException, ValueError) as error:
             if not recorder.seen:
                 raise TwilioError(11205, "the connection was closed without an answer") from error
-            raise TwilioError(11206, f"{type(error).__name__}: {error}") from error
+            raise no_good(recorder.answer(), 11206, f"{type(error).__name__}: {error}") from error
         except OSError as error:
-            late = isinstance(error, TimeoutError) or time.monotonic() >= deadline
-            raise TwilioError(11205, "no whole answer in time" if late else str(error)) from error
-    answer = Response(recorder.seen)
-    answer.status, answer.headers, answer.body = response.status, response.getheaders(), body
-    return answer
+            late = isinstance(error, TimeoutError) or time.monotonic() >= recorder.deadline
+            why = "no whole answer in time" if late else str(error)
+            raise no_good(recorder.answer(), 11205, why) from error
+    return recorder.answer(response.status, response.getheaders(), body)
 
 
 def connected(url: str, timeout: float) -> Any:
@@ -2890,7 +2939,7 @@ def connected(url: str, timeout: float) -> Any:
     try:
         address = (name.strip("[]"), int(port or {"https": 443, "http": 80}[scheme]))
         connection = socket.create_connection(address, timeout)
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         raise ConnectFailed(f"{host}: {error}") from error
     if scheme == "http":
         return connection
@@ -2910,8 +2959,18 @@ class Recorder:
 
     def __init__(self, connection: Any, deadline: float) -> None:
         self.seen = b""
+        self.deadline = deadline
         self._connection = connection
-        self._deadline = deadline
+        self._started = time.monotonic()
+
+    def answer(
+        self, status: int = 0, headers: Iterable[tuple[str, str]] = (), body: bytes = b""
+    ) -> Response:
+        """Return what was read, and how it is understood, if it is."""
+        answer = Response(self.seen)
+        answer.status, answer.headers, answer.body = status, list(headers), body
+        answer.seconds = time.monotonic() - self._started
+        return answer
 
     def makefile(self, mode: str) -> Any:
         import io
@@ -2928,11 +2987,13 @@ class Recorder:
         return io.BufferedReader(File())
 
     def read_into(self, buffer: Any) -> int:
-        left = self._deadline - time.monotonic()
+        import http.client
+
+        left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
         if len(self.seen) > self.LIMIT:
-            return 0
+            raise http.client.HTTPException(f"over {self.LIMIT} bytes, and no end")
         self._connection.settimeout(left)
         count: int = self._connection.recv_into(buffer)
         self.seen += bytes(buffer[:count])
@@ -2991,12 +3052,14 @@ def called(
         finally:
             if hasattr(result, "close"):
                 result.close()
+        if not isinstance(started[0], str):
+            raise TypeError(f"the status {started[0]!r} is not a str")
         return (
             started[0],
             [(str(name), str(value)) for name, value in started[1]],
             b"".join(written),
         )
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         log.error("the webhook raised:\n%s", traceback_text(error))
         return "500 Internal Server Error", [], b""
 
@@ -4142,13 +4205,21 @@ def log_to_terminal(level: int) -> None:
 
 
 def run_text(options: Any, _serve: Callable[[Any], None]) -> int:
-    phone = Phone(
-        options.webhook,
-        public_url=options.public_url,
-        number=options.number,
-        to=options.to,
-        method="GET" if options.get else "POST",
-    )
+    import io
+
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)  # an emoji shall not end a conversation
+    try:
+        phone = Phone(
+            options.webhook,
+            public_url=options.public_url,
+            number=options.number,
+            to=options.to,
+            method="GET" if options.get else "POST",
+        )
+    except ValueError as error:
+        raise UsageError(printable(str(error))) from error
     params = dict(name_and_value(param, "=") for param in options.param)
     if options.body is not None or options.media:
         return text_once(phone, options, options.body or "", params)
@@ -4163,7 +4234,7 @@ def run_text(options: Any, _serve: Callable[[Any], None]) -> int:
 
 
 def text_once(phone: Phone, options: Any, body: str, params: dict[str, str]) -> int:
-    exchange = phone.text(body, media=options.media, **params)
+    exchange = phone.deliver(message_params(phone.number, phone.to, body, options.media, params))
     if options.verbose:
         print(exchange.wire())
     for message in exchange.messages:
