@@ -532,7 +532,7 @@ class RequestValidator:
         *algorithm* are, there is no exception.
         """
         if (algorithm or HMAC_SHA1).upper() not in HASHES:
-            log.warning("%r is no algorithm that is known here", printable(str(algorithm), 40))
+            log.warning("%r is not an algorithm known here", printable(str(algorithm), 40))
         if isinstance(params, (str, bytes, bytearray)):
             claimed = body_hash(uri)
             if claimed:

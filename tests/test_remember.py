@@ -621,6 +621,7 @@ def test_claims_are_renewed_again_after_a_moment_without_threads(quick, threads,
     time.sleep(0.1)
     bot.go.set()
     assert {answer.result()[:2] for answer in answers} == {says("run 1")}
+    assert bot.runs == 1
 
 
 def test_a_message_that_comes_just_as_renewing_ends_is_renewed(quick, threads):
@@ -655,6 +656,7 @@ def test_a_message_that_comes_just_as_renewing_ends_is_renewed(quick, threads):
     time.sleep(0.1)
     bot.go.set()
     assert {answer.result()[:2] for answer in answers} == {says("run 2")}
+    assert bot.runs == 2
 
 
 def test_how_an_earlier_run_ended_is_not_told_to_a_later_delivery(quick, threads):
