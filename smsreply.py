@@ -2877,7 +2877,7 @@ class Jar:
         return "; ".join(
             [
                 f"{name}={value}"
-                for (of, name), (value, secure, under, end) in self._cookies.items()
+                for (of, name), (value, secure, under, end) in list(self._cookies.items())
                 if of == host
                 and end > time.time()
                 and (scheme == "https" or not secure)
@@ -3169,18 +3169,17 @@ class PhonePage:
         if not (chosen["number"] and chosen["to"] and chosen["method"] in ("GET", "POST")):
             raise Refused("two numbers, and GET or POST, are needed")
         # A token that is not given is the one there was; the page never had it.
-        token = "" if wanted.get("unsigned") else text_in(wanted, "token").strip()
-        if not token and not wanted.get("unsigned"):
-            token = self._phone.auth_token or None  # type: ignore[assignment]
+        token = text_in(wanted, "token").strip() or self._phone.auth_token or None
         try:
-            self._use(chosen, token)
+            self._use(chosen, "" if wanted.get("unsigned") else token)
         except ValueError as error:
             raise Refused(str(error)) from error
         return self._state(wanted)
 
     def _forget(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Begin again, without messages and cookies."""
-        self._exchanges = []
+        with self._lock:
+            self._exchanges, self._count = [], 0
         self._use(self._chosen, self._phone.auth_token)
         return self._state(wanted)
 
@@ -3253,8 +3252,8 @@ def exchange_json(exchange: Exchange, phone: Phone) -> dict[str, Any]:
     return {
         "params": exchange.params,
         "hops": [
-            hop_json(request, exchange.answers[number] if number < len(exchange.answers) else None)
-            for number, request in enumerate(exchange.requests)
+            hop_json(request, answer)
+            for request, answer in zip(exchange.requests, [*exchange.answers, None])
         ],
         "messages": [
             {
@@ -3312,13 +3311,13 @@ def serve_phone(webhook: str, public_url: str | None, port: int) -> Any:
 
 
 # The page: three files, made by hand, of which nothing is fetched from elsewhere.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data: http://localhost:* http://127.0.0.1:*; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
 PAGE_HEADERS = (
-    (
-        "Content-Security-Policy",
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        "img-src 'self' data: http://localhost:* http://127.0.0.1:*; "
-        "form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
-    ),
+    ("Content-Security-Policy", PAGE_POLICY),
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
@@ -3332,7 +3331,8 @@ PAGE_HTML = r"""<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>Phone: an offline Twilio</title>
-<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath d='M2 2h12v9H8l-4 3v-3H2z' fill='%230b7350'/%3E%3C/svg%3E">
+<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'%3E
+  %3Cpath d='M1 1h6v4.5H4L2 7V5.5H1z' fill='%230b7350'/%3E%3C/svg%3E">
 <link rel="stylesheet" href="phone.css">
 <script src="phone.js" defer></script>
 </head>
@@ -3342,6 +3342,7 @@ PAGE_HTML = r"""<!doctype html>
     <div>
       <h1 id="to">Phone</h1>
       <p id="about"></p>
+      <p id="signing"></p>
     </div>
     <button type="button" id="open-settings">Settings</button>
   </header>
@@ -3382,19 +3383,21 @@ PAGE_HTML = r"""<!doctype html>
 </main>
 
 <dialog id="settings" aria-labelledby="settings-title">
-  <form>
+  <form autocomplete="off">
     <h2 id="settings-title">Settings</h2>
     <label>Webhook: the URL that is requested
       <input name="webhook" required inputmode="url" spellcheck="false"></label>
     <label>Public URL, if Twilio knows the webhook by another
-      <input name="public_url" inputmode="url" spellcheck="false" placeholder="https://abc.example"></label>
+      <input name="public_url" inputmode="url" spellcheck="false"
+        placeholder="https://abc.example"></label>
     <div class="pair">
-      <label>The person’s number <input name="number" required></label>
-      <label>Your number <input name="to" required></label>
+      <label>The person’s number <input name="number" required autocomplete="off"></label>
+      <label>Your number <input name="to" required autocomplete="off"></label>
     </div>
     <p class="hint">With <code>whatsapp:</code> before the person’s number it is a WhatsApp message.</p>
     <label>Method <select name="method"><option>POST</option><option>GET</option></select></label>
-    <label>Auth token <input name="token" type="password" autocomplete="new-password" aria-describedby="token-state"></label>
+    <label>Auth token
+      <input name="token" type="password" autocomplete="new-password" aria-describedby="token-state"></label>
     <p class="hint" id="token-state"></p>
     <label class="check"><input name="unsigned" type="checkbox"> Send unsigned requests</label>
     <p role="alert" class="bad"></p>
@@ -3447,7 +3450,7 @@ h1, h2, h3, p, ol { margin: 0; }
 h1 { font-size: 1.1rem; line-height: 1.3; }
 h2 { font-size: 1.25rem; }
 a { color: var(--url); overflow-wrap: anywhere; }
-code, pre, textarea.mono { font: .8125rem/1.55 ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace; }
+code, pre { font: .8125rem/1.55 ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace; }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 button, input, select, textarea { font: inherit; color: inherit; }
 button {
@@ -3455,7 +3458,9 @@ button {
   background: var(--card); font-size: .875rem; cursor: pointer;
 }
 button:hover { border-color: var(--accent); }
-button:not([type]) { background: var(--accent); border-color: var(--accent); color: var(--on-accent); font-weight: 600; }
+button:not([type]) {
+  background: var(--accent); border-color: var(--accent); color: var(--on-accent); font-weight: 600;
+}
 input:not([type=checkbox]), select, textarea {
   width: 100%; padding: .45rem .7rem; background: var(--card);
   border: 1px solid var(--line); border-radius: .5rem; resize: none;
@@ -3472,45 +3477,67 @@ header { display: flex; gap: 1rem; align-items: center; justify-content: space-b
 }
 #phone > header { padding: 1rem 1.25rem .8rem; border-bottom: 1px solid var(--line); }
 #phone > header > div { min-width: 0; }
-#about { color: var(--soft); font-size: .8125rem; line-height: 1.4; overflow-wrap: anywhere; }
-#conversation { flex: 1; overflow-y: auto; padding: 1rem; display: flex; flex-direction: column; gap: .75rem; outline-offset: -3px; }
+#about, #signing { color: var(--soft); font-size: .8125rem; line-height: 1.4; overflow-wrap: anywhere; }
+#signing::before { content: "● "; color: var(--soft); }
+#signing.signed::before { color: var(--accent); }
+#conversation:empty::before { content: "No messages yet. Say hello!"; margin: auto; color: var(--soft); }
+#conversation {
+  flex: 1; overflow-y: auto; padding: 1rem; outline-offset: -3px;
+  display: flex; flex-direction: column; gap: .75rem;
+}
 #conversation > :first-child { margin-top: auto; }
 .message { max-width: 82%; align-self: flex-start; }
 .message.mine { align-self: flex-end; text-align: right; }
 .bubble {
-  display: inline-block; padding: .5rem .85rem; border-radius: 1.15rem .3rem 1.15rem 1.15rem; text-align: left;
-  white-space: pre-wrap; overflow-wrap: anywhere; background: var(--theirs); max-width: 100%;
+  display: inline-block; max-width: 100%; padding: .5rem .85rem; text-align: left;
+  white-space: pre-wrap; overflow-wrap: anywhere;
+  background: var(--theirs); border-radius: .3rem 1.15rem 1.15rem 1.15rem;
 }
-.message:not(.mine) .bubble { border-radius: .3rem 1.15rem 1.15rem 1.15rem; }
-.mine .bubble { background: var(--mine); color: #fff; }
+.mine .bubble { background: var(--mine); color: #fff; border-radius: 1.15rem .3rem 1.15rem 1.15rem; }
 .mine .bubble a { color: inherit; }
 .bubble img { display: block; max-width: 100%; max-height: 16rem; border-radius: .6rem; margin: .15rem 0; }
 .meta, .note { display: block; margin-top: .2rem; color: var(--soft); font-size: .75rem; }
 .note { align-self: center; margin: 0; text-align: center; max-width: 90%; }
 .note.bad { color: var(--bad); }
-.meta button, .note button, .link { border: 0; padding: 0; background: none; color: var(--url); text-decoration: underline; font-size: inherit; }
+.link {
+  border: 0; padding: 0; background: none; color: var(--url);
+  font-size: inherit; text-decoration: underline;
+}
 .typing::after { content: "···"; letter-spacing: .2em; font-weight: 700; animation: typing 1.2s infinite; }
 @keyframes typing { 50% { opacity: .25; } }
 #trouble { margin: 0 1rem; color: var(--bad); font-size: .875rem; }
-#compose { display: flex; flex-wrap: wrap; gap: .5rem; align-items: flex-end; padding: .8rem; border-top: 1px solid var(--line); }
+#compose {
+  display: flex; flex-wrap: wrap; gap: .5rem; align-items: flex-end;
+  padding: .8rem; border-top: 1px solid var(--line);
+}
 #picture { flex: 1 0 100%; font-size: .8125rem; color: var(--soft); }
-#compose textarea { flex: 1; width: auto; min-width: 0; border-radius: 1.2rem; field-sizing: content; max-height: 9rem; }
+#compose textarea {
+  flex: 1; width: auto; min-width: 0; max-height: 9rem; field-sizing: content; border-radius: 1.2rem;
+}
 #attach, #send { height: 2.5rem; border-radius: 1.25rem; }
 #attach { width: 2.5rem; padding: 0; font-size: 1.4rem; line-height: 1; }
 
 main > header { margin: .4rem 0 1rem; }
-.card, .exchange { background: var(--card); border: 1px solid var(--line); border-radius: 1rem; box-shadow: var(--shadow); }
+.card, .exchange {
+  background: var(--card); border: 1px solid var(--line); border-radius: 1rem; box-shadow: var(--shadow);
+}
 .card { padding: 1.25rem 1.5rem; }
 .card > p { max-width: 42rem; }
 .exchange { margin-bottom: 1rem; scroll-margin-top: 1.5rem; }
-summary { display: flex; gap: .2rem .8rem; align-items: baseline; padding: .8rem 1.25rem; cursor: pointer; border-radius: 1rem; list-style: none; }
+summary {
+  display: flex; gap: .2rem .8rem; align-items: baseline; list-style: none;
+  padding: .8rem 1.25rem; border-radius: 1rem; cursor: pointer;
+}
 summary::-webkit-details-marker { display: none; }
 summary::before { content: "▸"; color: var(--soft); }
 [open] > summary::before { content: "▾"; }
 summary b { white-space: nowrap; }
 .title { flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .outcome { white-space: nowrap; font-size: .875rem; }
-.again { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; padding: 0 1.25rem 1rem; border-bottom: 1px solid var(--line); }
+.again {
+  display: flex; flex-wrap: wrap; gap: .5rem; align-items: center;
+  padding: 0 1.25rem 1rem; border-bottom: 1px solid var(--line);
+}
 .hop { padding: 1.25rem; }
 .hop + .hop { border-top: 1px dashed var(--line); }
 .hop > h3 { font-size: .9375rem; margin-bottom: 1rem; overflow-wrap: anywhere; }
@@ -3521,40 +3548,60 @@ summary b { white-space: nowrap; }
   border-radius: 50%; border: 2px solid var(--accent); color: var(--accent); background: var(--card);
   font: 700 .875rem/1.55rem system-ui, sans-serif; text-align: center;
 }
-.steps > li:not(:last-child)::after { content: ""; position: absolute; left: .8125rem; top: 1.9rem; bottom: .25rem; width: 2px; background: var(--line); }
+.steps > li:not(:last-child)::after {
+  content: ""; position: absolute; left: .8125rem; top: 1.9rem; bottom: .25rem; width: 2px;
+  background: var(--line);
+}
 .steps > li:last-child { padding-bottom: 0; }
 #welcome .steps { margin-top: 1.25rem; }
 #welcome .steps > li { padding-bottom: .9rem; }
+#welcome .steps > li::after { display: none; }
 .steps h4 { margin: 0; font-size: 1rem; }
-.steps h4 + p { color: var(--soft); font-size: .875rem; max-width: 46rem; margin-bottom: .6rem; }
+.steps h4 + p {
+  color: var(--soft); font-size: .875rem; max-width: 46rem; margin-bottom: .6rem; text-wrap: pretty;
+}
+.hint:has(+ pre) { margin-bottom: .3rem; }
 .sides { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 1rem; align-items: start; }
 pre {
-  margin: 0 0 .5rem; padding: .75rem .9rem; max-height: 22rem; overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere;
+  margin: 0 0 .5rem; padding: .75rem .9rem; max-height: 44rem; overflow: auto;
+  white-space: pre-wrap; overflow-wrap: anywhere;
   background: var(--code); border: 1px solid var(--line); border-radius: .6rem;
 }
-.scroll { max-height: 22rem; overflow: auto; border: 1px solid var(--line); border-radius: .6rem; }
+.scroll { max-height: 48rem; overflow: auto; border: 1px solid var(--line); border-radius: .6rem; }
 table { width: 100%; border-collapse: collapse; font-size: .8125rem; }
-th, td { padding: .3rem .75rem; text-align: left; vertical-align: top; overflow-wrap: anywhere; border-bottom: 1px solid var(--line); }
+th, td {
+  padding: .22rem .75rem; text-align: left; vertical-align: top; overflow-wrap: anywhere;
+  border-bottom: 1px solid var(--line);
+}
 tr:last-child > * { border-bottom: 0; }
-th { font-weight: 600; width: 45%; }
+th { font-weight: 600; width: 42%; }
 th small { display: block; font-weight: 400; color: var(--soft); }
 .empty { color: var(--soft); font-style: italic; }
 .part-url { color: var(--url); }
 .part-name { color: var(--accent); font-weight: 700; }
-meter { width: 9rem; max-width: 100%; vertical-align: middle; }
+meter { width: 9rem; height: .6rem; max-width: 100%; margin-left: .3rem; vertical-align: middle; }
+meter::-webkit-meter-bar { height: .6rem; background: var(--theirs); border: 1px solid var(--line); }
 .became { margin: .25rem 0 0; padding: 0; list-style: none; }
-.became > li { padding: .5rem .9rem; border-left: 3px solid var(--accent); background: var(--code); margin-bottom: .4rem; overflow-wrap: anywhere; white-space: pre-wrap; }
+.became > li {
+  padding: .5rem .9rem; margin-bottom: .4rem; white-space: pre-wrap; overflow-wrap: anywhere;
+  background: var(--code); border-left: 3px solid var(--accent);
+}
 .became > li.error { border-color: var(--bad); background: var(--bad-paper); }
 
-dialog { width: min(38rem, calc(100vw - 2rem)); padding: 1.5rem; border: 1px solid var(--line); border-radius: 1rem; background: var(--card); color: var(--ink); }
+dialog {
+  width: min(38rem, calc(100vw - 2rem)); padding: 1.5rem; border: 1px solid var(--line); border-radius: 1rem;
+  background: var(--card); color: var(--ink);
+}
 dialog::backdrop { background: #0007; }
 dialog form { display: grid; gap: .9rem; }
 dialog label { font-size: .875rem; }
+label + input, dialog label :is(input:not([type=checkbox]), select) { margin-top: .25rem; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
 .check { display: flex; gap: .5rem; align-items: center; }
 .buttons { display: flex; gap: .5rem; justify-content: flex-end; }
 #rows { max-height: 45vh; overflow: auto; padding: 4px; }
-.row { display: grid; grid-template-columns: 11rem 1fr auto; gap: .4rem; margin-bottom: .4rem; }
+.row textarea { field-sizing: content; max-height: 8rem; }
+.row { display: grid; grid-template-columns: 11rem 1fr auto; align-items: start; gap: .4rem; margin-bottom: .4rem; }
 .row input, .row textarea { font-size: .8125rem; }
 #add-row { justify-self: start; }
 
@@ -3570,11 +3617,12 @@ dialog label { font-size: .875rem; }
   .outcome { padding-left: 1.5rem; }
   .again { padding: 0 1rem 1rem; }
   .steps > li { padding-left: 0; }
-  .steps > li > h4, #welcome .steps > li { padding-left: 2.5rem; }
+  .steps > li > h4 { padding-left: 2.5rem; min-height: 2rem; }
+  #welcome .steps > li { padding-left: 2.5rem; min-height: 2.9rem; }
   .steps > li::after { display: none; }
   .row { grid-template-columns: 1fr 1.2fr auto; }
 }
-@media (prefers-reduced-motion: reduce) { * { animation: none !important; scroll-behavior: auto !important; } }
+@media (prefers-reduced-motion: reduce) { * { animation: none !important; } }
 """
 
 PAGE_JS = r"""
@@ -3588,15 +3636,21 @@ let state = { settings: {} };
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name === "onclick") made.addEventListener("click", value);
-    else if (value !== false) made.setAttribute(name, value === true ? "" : value);
+    if (value !== false) made.setAttribute(name, value === true ? "" : value);
   }
   made.append(...children.flat().filter((child) => child !== null && child !== ""));
   return made;
 }
 
+function button(text, does, attributes = {}) {
+  const made = element("button", { type: "button", ...attributes }, text);
+  made.addEventListener("click", does);
+  return made;
+}
+
 async function ask(path, wanted = {}) {
-  const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(wanted) };
+  const headers = { "Content-Type": "application/json" };
+  const request = { method: "POST", headers, body: JSON.stringify(wanted) };
   const answer = await fetch(path, request).catch(() => {
     throw new Error("The phone’s own server does not answer: is it still running?");
   });
@@ -3604,42 +3658,50 @@ async function ask(path, wanted = {}) {
   return answer.json();
 }
 
+function tell(trouble = "") {
+  find("#trouble").textContent = trouble;
+  find("#trouble").hidden = !trouble;
+}
+
 // The phone.
 
+const link = (number) => button(`exchange ${number}`, () => show(number), { class: "link" });
 const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-const link = (number) => element("button", { type: "button", onclick: () => show(number) }, `exchange ${number}`);
 
 function picture(url, here = url) {
   const named = /^https?:/i.test(url)
     ? element("a", { href: url, target: "_blank", rel: "noreferrer noopener" }, url)
     : element("span", {}, url);
   // What is on this machine is shown; another host would learn that somebody looks.
-  if (!/^http:\/\/(localhost|127\.0\.0\.1)(:\d+)?\//.test(here)) return element("div", {}, "Picture: ", named);
+  if (!/^http:\/\/(localhost|127\.0\.0\.1)(:\d+)?\//.test(here)) {
+    return element("div", {}, "Picture: ", named);
+  }
   const image = element("img", { src: here, alt: `Picture: ${url}` });
-  image.addEventListener("load", () => scrollDown());
-  image.addEventListener("error", () => image.replaceWith(element("div", {}, "Picture (cannot be loaded): ", named)));
+  image.addEventListener("load", scrollDown);
+  image.addEventListener("error", () => {
+    image.replaceWith(element("div", {}, "Picture, which cannot be loaded: ", named));
+  });
   return image;
 }
 
-function message(who, exchange, text, pictures) {
-  const meta = element("span", { class: "meta" }, who, " · ", clock(exchange.at), " · ", link(exchange.number));
-  const bubble = element("div", { class: "bubble" }, ...pictures, text);
-  return element("div", { class: who === "You" ? "message mine" : "message" }, bubble, meta);
+function message(side, pictures, text, ...meta) {
+  return element("div", { class: `message ${side}` },
+    element("div", { class: "bubble" }, text, ...pictures), element("span", { class: "meta" }, ...meta));
 }
 
-function bubbles(exchange) {
-  const { params, messages, error, number } = exchange;
-  const sent = Array.from({ length: Number(params.NumMedia) || 0 }, (_, i) => params[`MediaUrl${i}`]).filter(Boolean);
-  const shown = [];
-  if (exchange.again && exchange.how !== "edited") {
-    shown.push(element("span", { class: "note" }, `Exchange ${exchange.again} sent again, ${exchange.how}: `, link(number)));
-  } else shown.push(message("You", exchange, params.Body ?? "", sent.map((url) => picture(url))));
+function bubbles({ params, messages, error, number, again, how, at }) {
+  const note = (kind, ...text) => element("span", { class: `note ${kind}` }, ...text);
+  const sent = Object.keys(params).filter((name) => /^MediaUrl\d+$/.test(name)).map((name) => params[name]);
+  const shown = again && how !== "edited"
+    ? [note("", `Exchange ${again} sent again, ${how}: `, link(number))]
+    : [message("mine", sent.map((url) => picture(url)), params.Body ?? "",
+      "You · ", clock(at), " · ", link(number))];
   for (const { body, media, from, to } of messages) {
     const who = to === params.From ? from : `${from} to ${to}`;
-    shown.push(message(who, exchange, body, media.map(({ url, here }) => picture(url, here))));
+    shown.push(message("", media.map(({ url, here }) => picture(url, here)), body, who, " · ", clock(at)));
   }
-  if (error) shown.push(element("span", { class: "note bad" }, `Error ${error.code}: ${error.meaning}. `, link(number)));
-  else if (!messages.length) shown.push(element("span", { class: "note" }, "No reply: the answer has no message."));
+  if (error) shown.push(note("bad", `Error ${error.code}: ${error.meaning}`));
+  else if (!messages.length) shown.push(note("", "No reply: the answer has no message."));
   return shown;
 }
 
@@ -3652,20 +3714,36 @@ function scrollDown() {
 
 const MEANINGS = {
   From: "who texted", To: "your number", Body: "the text", NumMedia: "how many pictures",
-  MessageSid: "the message’s name; a retry has the same", AccountSid: "whose number it is",
-  NumSegments: "as how many texts it is charged", MediaUrl0: "where the picture is",
+  MessageSid: "the same in a retry", AccountSid: "whose number it is",
+  NumSegments: "what it is charged as", MediaUrl0: "where the picture is",
   ProfileName: "the name that the person chose", MessageStatus: "what became of the reply",
 };
 
-function fieldsTable(fields) {
-  const rows = fields.map(([name, value]) => element("tr", {},
-    element("th", { scope: "row" }, name, MEANINGS[name] ? element("small", {}, MEANINGS[name]) : null),
-    value ? element("td", {}, value) : element("td", { class: "empty" }, "blank")));
-  const table = element("table", {}, element("caption", { class: "unseen" }, "The fields"), ...rows);
-  return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The fields of the form" }, table);
+const region = (label) => ({ tabindex: 0, role: "region", "aria-label": label });
+const bytes = (label, ...text) => element("pre", region(label), ...text);
+const hint = (...text) => element("p", { class: "hint" }, ...text);
+
+function step(title, about, ...content) {
+  return element("li", {}, element("h4", {}, title), element("p", {}, about), ...content);
 }
 
-const bytes = (label, ...text) => element("pre", { tabindex: 0, role: "region", "aria-label": label }, ...text);
+function fieldsTable(fields) {
+  const rows = fields.map(([name, value]) => element("tr", {},
+    element("th", { scope: "row" }, name, element("small", {}, MEANINGS[name] ?? "")),
+    element("td", { class: value ? "" : "empty" }, value || "blank")));
+  return element("div", { class: "scroll", ...region("The fields of the form") }, element("table", {}, ...rows));
+}
+
+function requestStep(hop) {
+  const form = hop.method === "POST"
+    ? "The message is a form: the last line, after an empty one."
+    : "The message is in the query: what follows the ? in the first line.";
+  const where = hop.target === hop.url ? "" : ` It goes to ${hop.target}, which Twilio knows as ${hop.url}.`;
+  return step("The request", `Twilio asks your program, by HTTP, for an answer. ${form}${where}`,
+    element("div", { class: "sides" },
+      element("div", {}, bytes("The request’s bytes", hop.request), hint(`${hop.sent} bytes`)),
+      fieldsTable(hop.fields)));
+}
 
 function signedString({ url, method, fields, signed }) {
   const sorted = method === "POST" ? [...fields].sort(([a], [b]) => (a < b ? -1 : 1)) : [];
@@ -3674,102 +3752,107 @@ function signedString({ url, method, fields, signed }) {
   return [element("span", { class: "part-url" }, url), ...pairs];
 }
 
-function step(title, about, ...content) {
-  return element("li", {}, element("h4", {}, title), element("p", {}, about), ...content);
-}
-
-function requestStep(hop) {
-  const where = hop.target === hop.url ? "" : ` It is sent to ${hop.target}, which Twilio knows as ${hop.url}.`;
-  const form = hop.method === "POST" ? "The message is a form: the last line, after an empty one."
-    : "The message is in the query: what follows the ? in the first line.";
-  return step("The request", `Twilio asks your program, by HTTP, for an answer. ${form}${where}`,
-    element("div", { class: "sides" },
-      element("div", {}, bytes("The request’s bytes", hop.request), element("p", { class: "hint" }, `${hop.sent} bytes`)),
-      fieldsTable(hop.fields)));
-}
-
 function signatureStep(hop, exchange, first) {
-  const about = "Anybody who finds the URL can send it a request. Twilio’s are signed with the account’s auth token, which only Twilio and you know.";
-  const broken = first && exchange.how.startsWith("with");
   const content = [];
   if (hop.signed) {
-    const rest = hop.method === "POST" ? ", then each field’s name and value, sorted by name, with nothing between." : "; of a GET the fields are in it.";
-    content.push(element("p", { class: "soft" }, "This is signed: ", element("span", { class: "part-url" }, "the URL"), rest),
+    const rest = hop.method === "POST"
+      ? ", then each field’s name and value, sorted by name, with nothing between."
+      : ". Of a GET, the fields are in it.";
+    content.push(hint("This is signed: ", element("span", { class: "part-url" }, "the URL"), rest),
       bytes("The string that was signed", ...signedString(hop)));
   }
-  if (!hop.signature) content.push(element("p", {}, hop.signed ? "The signature was left out." : "Not signed: this phone has no token. Settings take one."));
-  else content.push(
-    element("p", { class: "soft" }, broken ? "This is not its signature:" : "Its signature: base64(HMAC-SHA1(token, string)), in the header X-Twilio-Signature."),
+  const broken = first && exchange.how === BROKEN;
+  if (hop.signature) {
+    content.push(hint(broken ? "This is not its signature, but was sent as if it were:"
+      : "Its signature, base64(HMAC-SHA1(auth token, string)), is sent as X-Twilio-Signature:"),
     bytes("The signature", hop.signature));
-  if (first && !exchange.again) content.push(element("p", { id: `verdict-${exchange.number}`, role: "status" },
-    element("strong", {}, "Does the webhook check it? "), "Not known yet. ",
-    element("button", { type: "button", onclick: () => again(exchange, { check: true, broken: true }) }, "Try with a broken signature")));
-  return step("The signature", about, ...content);
+  } else {
+    content.push(element("p", {}, hop.signed ? "The signature was left out."
+      : "No token: unsigned. Settings take a token to sign with."));
+  }
+  if (first && !exchange.again) {
+    const check = () => again(exchange, { broken: true, check: true });
+    content.push(element("p", { id: `verdict-${exchange.number}`, role: "status" }, asked(),
+      "Not known yet. ", button("Try with a broken signature", check)));
+  }
+  return step("The signature", "Anybody who finds the URL can send it a request. Twilio’s are signed with "
+    + "the account’s auth token, which only Twilio and you know.", ...content);
 }
 
 function answerStep(hop, error) {
-  if (!hop.answer) return step("The answer", "None came that can be read.", element("p", { class: "bad" }, error ? error.detail : ""));
-  const time = `${hop.seconds.toFixed(3)} s`;
+  if (!hop.answer) return step("The answer", "None came that can be read.", hint(error?.detail ?? ""));
+  const time = duration(hop.seconds);
+  const meter = { min: 0, max: 15, low: 5, high: 10, optimum: 0, value: hop.seconds };
   return step("The answer", "Your program’s, as it came: a status, headers, an empty line, and the body.",
     bytes("The answer’s bytes", hop.answer),
-    element("p", { class: "hint" }, `${hop.received} bytes after ${time} of the 15 s that Twilio waits `,
-      element("meter", { min: 0, max: 15, low: 5, high: 10, optimum: 0, value: hop.seconds, "aria-label": `${time} of 15 s` })));
+    hint(`${hop.received} bytes, after ${time} of the 15 s that Twilio waits `,
+      element("meter", { ...meter, "aria-label": `${time} of 15 s` })));
 }
 
-function twimlStep(hop, next, exchange) {
-  const item = (text, kind = "") => element("li", { class: kind }, text);
-  const became = [];
-  if (next) became.push(item(`Twilio goes on with another request: ${next.method} ${next.url}`));
-  else {
-    for (const { body, media, to } of exchange.messages) {
-      became.push(item(`A message to ${to}: ${[body, ...media.map(({ url }) => url)].filter(Boolean).join("\n")}`));
-    }
-    const { error } = exchange;
-    if (error) became.push(item([element("strong", {}, `Error ${error.code}: ${error.meaning}.`),
-      error.detail ? ` Here: ${error.detail}.` : "", `\nWhat helps: ${error.cure}.`], "error"));
-    else if (!became.length) became.push(item("Nothing is sent, and that is no error: the answer has no message."));
+function twimlStep(hop, next, { messages, error }) {
+  const item = (...text) => element("li", {}, ...text);
+  const became = next ? [item(`Twilio goes on with another request: ${next.method} ${next.url}`)]
+    : messages.map(({ body, media, to }) => item(`A message to ${to}: `,
+      [body, ...media.map(({ url }) => url)].filter(Boolean).join("\n")));
+  if (error && !next) {
+    became.push(element("li", { class: "error" },
+      element("strong", {}, `Error ${error.code}: ${error.meaning}.`),
+      error.detail ? ` Here: ${error.detail}.` : "", `\nWhat helps: ${error.cure}.`));
   }
-  const about = hop.twiml ? "The body is a document in Twilio’s language: its elements say what to do, one after the other."
-    : hop.answer ? "There is none." + (exchange.error || next ? "" : " A text in text/plain is sent as it is.") : "There is none.";
-  return step("The TwiML, and what became of it", about, hop.twiml ? bytes("The TwiML, indented", hop.twiml) : null,
-    element("ul", { class: "became" }, ...became));
+  if (!became.length) became.push(item("Nothing is sent, and that is no error: the answer has no message."));
+  const about = hop.twiml
+    ? "The body is a document in Twilio’s language: its elements say what to do, one after the other."
+    : `There is none${!next && messages.length && !error ? ": a body in text/plain is texted as it is" : ""}.`;
+  return step("The TwiML, and what became of it", about,
+    hop.twiml ? bytes("The TwiML, indented", hop.twiml) : "", element("ul", { class: "became" }, ...became));
 }
+
+const duration = (seconds) => (seconds < 1 ? `${Math.ceil(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`);
 
 function outcome({ error, messages, seconds }) {
-  const count = messages.length === 1 ? "1 message" : `${messages.length || "no"} messages`;
-  return `${error ? `error ${error.code}` : count} · ${seconds.toFixed(2)} s`;
+  const count = `${messages.length || "no"} ${messages.length === 1 ? "message" : "messages"}`;
+  return `${error ? `error ${error.code}` : count} · ${duration(seconds)}`;
 }
 
 function article(exchange, open) {
-  const { number, params, hops, error, how } = exchange;
+  const { number, params, hops, error } = exchange;
   const other = hops[0]?.method === "GET" ? "POST" : "GET";
-  const button = (text, change) => element("button", { type: "button", onclick: () => again(exchange, change) }, text);
-  const made = element("details", { class: "exchange", id: `exchange-${number}`, open },
-    element("summary", {}, element("b", {}, `${number}`),
-      element("span", { class: "title" }, params.Body || (params.MediaUrl0 ? "a picture" : "(blank)"),
-        exchange.again ? element("span", { class: "soft" }, ` · ${exchange.again} again, ${how}`) : null),
-      element("span", { class: error ? "outcome bad" : "outcome soft" }, outcome(exchange))),
+  const title = element("span", { class: "title" }, params.Body || (params.MediaUrl0 ? "a picture" : "no text"),
+    element("span", { class: "soft" }, exchange.again ? ` · ${exchange.again} again, ${exchange.how}` : ""));
+  return element("details", { class: "exchange", id: `exchange-${number}`, open },
+    element("summary", {}, element("b", {}, `${number}`), title,
+      element("span", { class: error ? "outcome bad" : "outcome" }, outcome(exchange))),
     element("div", { class: "again", role: "group", "aria-label": `Send exchange ${number} again` },
-      element("span", { class: "hint" }, "Send again:"), button("Retry, same MessageSid", {}),
-      element("button", { type: "button", onclick: () => edit(exchange) }, "Edit…"),
-      button("Break the signature", { broken: true }), button(`By ${other}`, { method: other, how: `by ${other}` })),
+      element("span", { class: "hint" }, "Send again:"),
+      button("Retry, same MessageSid", () => again(exchange, {})),
+      button("Edit…", () => edit(exchange)),
+      button("Break the signature", () => again(exchange, { broken: true })),
+      button(`By ${other}`, () => again(exchange, { method: other, how: `by ${other}` }))),
     ...hops.map((hop, i) => element("section", { class: "hop" },
-      hops.length > 1 ? element("h3", {}, `Request ${i + 1} of ${hops.length}: ${hop.method} ${hop.url}`) : null,
+      hops.length > 1 ? element("h3", {}, `Request ${i + 1} of ${hops.length}: ${hop.method} ${hop.url}`) : "",
       element("ol", { class: "steps" }, requestStep(hop), signatureStep(hop, exchange, i === 0),
         answerStep(hop, error), twimlStep(hop, hops[i + 1], exchange)))));
-  return made;
 }
 
+const BROKEN = "with a broken signature";
+const asked = () => element("strong", {}, "Does the webhook check it? ");
+
 function verdict(original, replay) {
-  const [before, status] = [original.hops[0].status, replay.hops[0]?.status];
-  if (!status) return ["", "No answer came, so nobody knows."];
-  if (status < 400) return ["bad", `No: with a broken signature it answers ${status}, too. Anybody who finds the URL can send it messages.`];
+  const [before, status] = [original.hops[0]?.status, replay.hops[0]?.status];
+  if (!status) return ["", "No answer came, so that is not known."];
+  if (status < 400) {
+    return ["bad", `No: with a broken signature it answers ${status}, too. `
+      + "Anybody who finds the URL can send it messages."];
+  }
   if (status >= 500) return ["", `It answered ${status}: that tells nothing.`];
-  if (before >= 400) return ["", `It refuses both, with ${before} and ${status}: has it another token, or does it take another URL for its own? Its log says more.`];
+  if (before >= 400) {
+    return ["", `It refuses both, with ${before} and ${status}: has it another token, or does it take `
+      + "another URL for its own? Its log may say."];
+  }
   return ["good", `Yes: with a broken signature it refuses, with ${status}.`];
 }
 
-// What was sent, and what is sent again.
+// What is sent, and sent again.
 
 function add(exchange, open = true) {
   exchanges.set(exchange.number, exchange);
@@ -3777,11 +3860,10 @@ function add(exchange, open = true) {
   find("#conversation").append(...bubbles(exchange));
   if (open) for (const other of document.querySelectorAll(".exchange[open]")) other.open = false;
   find("#exchanges").prepend(article(exchange, open));
-  const original = exchange.how === "with a broken signature" && find(`#verdict-${exchange.again}`);
-  if (original) {
+  const about = exchange.how === BROKEN && find(`#verdict-${exchange.again}`);
+  if (about) {
     const [kind, text] = verdict(exchanges.get(exchange.again), exchange);
-    original.replaceChildren(element("strong", {}, "Does the webhook check it? "), element("span", { class: kind }, text), " See ",
-      element("button", { type: "button", class: "link", onclick: () => show(exchange.number) }, `exchange ${exchange.number}`), ".");
+    about.replaceChildren(asked(), element("span", { class: kind }, text), " See ", link(exchange.number), ".");
   }
   find("#news").textContent = `Exchange ${exchange.number}: ${outcome(exchange)}`;
   scrollDown();
@@ -3794,32 +3876,27 @@ function show(number) {
   find("summary", wanted).focus({ preventScroll: true });
 }
 
-async function send(path, wanted, open = true) {
-  const waiting = element("div", { class: "message" }, element("div", { class: "bubble typing", role: "img", "aria-label": "Waiting for the answer" }));
-  if (path === "text") waiting.prepend();
-  find("#conversation").append(waiting);
-  find("#trouble").hidden = true;
+async function send(path, wanted, open, ...waiting) {
+  waiting.push(element("div", { class: "message" },
+    element("div", { class: "bubble typing", role: "img", "aria-label": "Waiting for the answer" })));
+  find("#conversation").append(...waiting);
   scrollDown();
-  try {
-    const exchange = await ask(path, wanted);
-    waiting.remove();
-    add(exchange, open);
-    return exchange;
-  } catch (error) {
-    waiting.remove();
-    find("#trouble").textContent = error.message;
-    find("#trouble").hidden = false;
-  }
+  tell();
+  const exchange = await ask(path, wanted).catch((error) => tell(error.message));
+  for (const made of waiting) made.remove();
+  if (exchange) add(exchange, open);
+  return exchange;
 }
 
 async function again(exchange, { params = exchange.params, method, broken, signature, how = "as a retry", check }) {
-  const right = exchange.hops[0]?.signature;
+  const [first] = exchange.hops;
   if (broken) {
-    // One character is another one; without a token it is a signature of nothing.
-    signature = right ? (right[0] === "A" ? "B" : "A") + right.slice(1) : "A".repeat(27) + "=";
-    how = "with a broken signature";
+    // One character is another; where nothing was signed it is a signature of nothing.
+    const right = first?.signature || "B".repeat(27) + "=";
+    signature = (right[0] === "A" ? "B" : "A") + right.slice(1);
+    how = BROKEN;
   }
-  const wanted = { params, method: method ?? exchange.hops[0]?.method, signature, how, again: exchange.number };
+  const wanted = { params, method: method ?? first?.method, signature, how, again: exchange.number };
   const sent = await send("deliver", wanted, !check);
   if (sent && !check) show(sent.number);
 }
@@ -3828,10 +3905,12 @@ find("#compose").addEventListener("submit", async (event) => {
   event.preventDefault();
   const [body, media] = [find("#body"), find("#media")];
   const wanted = { body: body.value, media: media.value };
-  if (!wanted.body.trim() && !wanted.media.trim()) return body.focus();
-  body.value = media.value = "";
   body.focus();
-  if (!(await send("text", wanted)) && !body.value) [body.value, media.value] = [wanted.body, wanted.media];
+  if (!wanted.body.trim() && !wanted.media.trim()) return;
+  body.value = media.value = "";
+  const urls = wanted.media.split(/\s+/).filter(Boolean);
+  const sent = await send("text", wanted, true, message("mine", urls.map((url) => picture(url)), wanted.body));
+  if (!sent && !body.value) [body.value, media.value] = [wanted.body, wanted.media];
 });
 
 find("#body").addEventListener("keydown", (event) => {
@@ -3847,15 +3926,15 @@ find("#attach").addEventListener("click", () => {
   find(row.hidden ? "#body" : "#media").focus();
 });
 
-// Edit: each field is a name and a value; one without a name is left out.
+// Edit: a field without a name is left out.
 
 let edited;
 
 function addRow(name = "", value = "") {
   const row = element("div", { class: "row" },
     element("input", { "aria-label": "Name", value: name, spellcheck: "false" }),
-    element("textarea", { "aria-label": name ? `Value of ${name}` : "Value", rows: 1, spellcheck: "false" }, value),
-    element("button", { type: "button", "aria-label": `Remove ${name || "this field"}`, onclick: () => row.remove() }, "×"));
+    element("textarea", { "aria-label": `Value of ${name || "it"}`, rows: 1, spellcheck: "false" }, value),
+    button("×", () => row.remove(), { "aria-label": `Remove ${name || "this field"}` }));
   find("#rows").append(row);
   return row;
 }
@@ -3864,8 +3943,9 @@ function edit(exchange) {
   edited = exchange;
   find("#rows").replaceChildren();
   for (const [name, value] of Object.entries(exchange.params)) addRow(name, value);
-  find("#edit form").elements.method.value = exchange.hops[0]?.method ?? "POST";
-  find("#edit form").elements.signature.value = "right";
+  const { method, signature } = find("#edit form").elements;
+  method.value = exchange.hops[0]?.method ?? "POST";
+  signature.value = "right";
   find("#edit").showModal();
   find("#rows [aria-label='Value of Body']")?.focus();
 }
@@ -3875,11 +3955,16 @@ find("#add-row").addEventListener("click", () => find("input", addRow()).focus()
 find("#edit form").addEventListener("submit", (event) => {
   event.preventDefault();
   const { method, signature } = event.target.elements;
-  const rows = [...document.querySelectorAll(".row")].map((row) => [find("input", row).value, find("textarea", row).value]);
-  const params = Object.fromEntries(rows.filter(([name]) => name));
+  const pairs = [...document.querySelectorAll(".row")]
+    .map((row) => [find("input", row).value, find("textarea", row).value]);
   find("#edit").close();
-  again(edited, { params, method: method.value, how: "edited", broken: signature.value === "broken",
-    signature: signature.value === "none" ? "" : undefined });
+  again(edited, {
+    params: Object.fromEntries(pairs.filter(([name]) => name)),
+    method: method.value,
+    how: "edited",
+    broken: signature.value === "broken",
+    signature: signature.value === "none" ? "" : undefined,
+  });
 });
 
 // Settings.  The token goes to the server, and never comes back.
@@ -3888,9 +3973,11 @@ function take(fresh) {
   state = fresh;
   const { webhook, public_url, to, method } = state.settings;
   find("#to").textContent = to;
-  find("#about").textContent = `${method} ${webhook}${public_url ? ` as ${public_url}` : ""} · ${state.token ? "signed" : "no token: unsigned"}`;
+  find("#about").textContent = `${method} ${webhook}${public_url ? `, signed for ${public_url}` : ""}`;
+  find("#signing").textContent = state.token ? "signed" : "no token: unsigned";
+  find("#signing").className = state.token ? "signed" : "";
   find("#token-state").textContent = state.token
-    ? `There is one, from ${state.token}. Blank: it stays.` : "There is none, so nothing is signed.";
+    ? `There is one, from ${state.token}; blank keeps it.` : "There is none, so nothing is signed.";
 }
 
 find("#open-settings").addEventListener("click", () => {
@@ -3917,20 +4004,20 @@ for (const cancel of document.querySelectorAll("[value=cancel]")) {
   cancel.addEventListener("click", () => cancel.closest("dialog").close());
 }
 
-find("#forget").addEventListener("click", async () => {
-  take(await ask("forget"));
+async function start(path) {
+  const fresh = await ask(path).catch((error) => tell(error.message));
+  if (!fresh) return;
+  take(fresh);
   exchanges.clear();
   find("#conversation").replaceChildren();
   find("#exchanges").replaceChildren();
   find("#welcome").hidden = false;
-  find("#body").focus();
-});
-
-ask("state").then((fresh) => {
-  take(fresh);
   for (const exchange of fresh.exchanges) add(exchange);
   find("#body").focus();
-});
+}
+
+find("#forget").addEventListener("click", () => start("forget"));
+start("state");
 """
 
 PAGE_FILES = {
@@ -4172,6 +4259,8 @@ def serve_in_production(options: Any, target: Any, _serve: Callable[[Any], None]
 def listening(make: Callable[[], Any], host: str, port: int) -> Any:
     try:
         return make()
+    except ValueError as error:
+        raise UsageError(printable(str(error))) from error
     except OSError as error:
         raise UsageError(
             f"cannot listen at {printable(host)}:{port}: {error.strerror or error}"
