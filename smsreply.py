@@ -56,7 +56,7 @@ from xml.etree import ElementTree
 
 TYPE_CHECKING = False  # typing itself is not needed to run, and takes time to import
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any, Protocol, Union
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -412,8 +412,8 @@ def spellings(uri: str) -> Iterator[str]:
     path, mark, query = rest.partition("?")
     for user in ("", f"{credentials}@") if credentials else ("",):
         for name in (host, f"{host}:{port}"):
-            for path in ("", "/") if path in ("", "/") else (path,):
-                spelled = f"{scheme}://{user}{name}{path}{mark}{query}"
+            for steps in ("", "/") if path in ("", "/") else (path,):
+                spelled = f"{scheme}://{user}{name}{steps}{mark}{query}"
                 if spelled != uri:
                     yield spelled
 
@@ -2263,7 +2263,7 @@ def connection_limit() -> int:
         import resource
     except ImportError:  # there is none on Windows
         return 400
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return max(100, min(soft if soft > 0 else 4096, 4096) - 100)
 
 
@@ -4233,7 +4233,7 @@ def serve_in_production(options: Any, target: Any, _serve: Callable[[Any], None]
         raise UsageError(
             "set TWILIO_AUTH_TOKEN to your account's auth token: nobody is answered without"
         )
-    host = options.host or "0.0.0.0"  # noqa: S104  -- that is what production is
+    host = options.host or "0.0.0.0"
     try:
         port = (
             options.port
@@ -4275,11 +4275,8 @@ def log_to_terminal(level: int) -> None:
             stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
             try:
                 print(self.format(record), file=stream, flush=True)
-            except (
-                OSError,
-                ValueError,
-            ):  # a terminal that was closed is no reason to answer nobody
-                return
+            except (OSError, ValueError):
+                return  # that the terminal was closed is no reason to answer nobody
 
     terminal = Terminal()
     for name, least in (

@@ -757,6 +757,7 @@ def test_of_too_many_entries_the_oldest_make_room():
     cache = MemoryCache(entries=3)
     for key in "abc":
         cache.set(key, key)
+    cache.set("c", "c")  # which is not one more
     assert [cache.get(key) for key in "abc"] == ["a", "b", "c"]
     cache.set("a", "again")
     cache.add("d", "d")
