@@ -212,6 +212,7 @@ def test_200_messages_thrice_at_once_to_two_servers_are_handled_200_times(on_red
 
 @needs("django", "waitress")
 def test_a_database_will_do(servers):
+    pytest.importorskip("django", "5.1", reason="SQLite's transactions begin as it says since 5.1")
     cache = DATABASE.format()
     source = BOT.format(cache=cache, patience=10, claim_age=0)
     (servers.folder / "bot.py").write_text(source)

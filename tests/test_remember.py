@@ -608,9 +608,12 @@ def test_a_renewal_that_comes_late_does_not_keep_a_claim_on_what_is_over(quick):
                 ended.set()
             return super().delete(key)
 
-    app = app_of(bot, Late(), patience=2)
+    cache = Late()
+    app = app_of(bot, cache, patience=2)
     assert deliver(app)[:2] == FAILED
-    time.sleep(0.1)
+    until(ended.is_set)
+    time.sleep(0.05)
+    assert [key[0] for key in cache._kept] == ["e"]
     assert deliver(app)[:2] == says("run 2")
 
 
@@ -823,11 +826,17 @@ def test_add_is_atomic():
 
 
 def test_many_threads_may_use_it():
+    class Yielding(dict):
+        def __len__(self):
+            time.sleep(0)  # here another thread may come in
+            return super().__len__()
+
     cache = MemoryCache(entries=8, age=0.001)
+    cache._kept = Yielding()
 
     def use(seed):
         dice = random.Random(seed)
-        for _ in range(2000):
+        for _ in range(1000):
             key = dice.choice("abcdefghijkl")
             method = dice.choice(("get", "set", "add", "delete"))
             getattr(cache, method)(key, *(("value",) if method in ("set", "add") else ()))
