@@ -690,8 +690,11 @@ class Sessions:
             [hmac.compare_digest(self._sign(k, content, message), given) for k in self._keys]
         ):
             return ""
-        # Only what this program wrote comes as far as here.
-        _, written, text = content.split(".")
+        # Only what this program wrote comes as far as here, but a newer version may have.
+        version, *rest = content.split(".")
+        if version != "1":
+            return ""
+        written, text = rest
         if time.time() - int(written) > self.MAX_AGE:
             return ""
         return base64.urlsafe_b64decode(text).decode()
@@ -1339,6 +1342,7 @@ class Memory:
     CLAIM_AGE = 15
     RENEWAL = 5
     POLL = 0.1
+    SLOW = 0.5  # to fail; then the cache is not asked for as long as `RENEWAL`
 
     def __init__(self, cache: Cache, patience: float) -> None:
         if not 0 <= patience < 15:
@@ -1348,6 +1352,8 @@ class Memory:
         self._running: dict[str, Run] = {}
         self._lock = threading.Lock()
         self._renewing = False
+        self._resumes = 0.0
+        self._renewal = threading.Lock()  # of one claim, and held by who ends it
         self._seldom = Seldom()
 
     def answer(self, key: str, round_: int, handle: Callable[[], Answer]) -> Answer | None:
@@ -1363,17 +1369,20 @@ class Memory:
             # Not over, or given up by a delivery that led it and had no time left.
             if time.monotonic() >= deadline:
                 return None
+            round_ = round_ or 1  # who has waited gets how the other's run ends
 
     def _lead(self, key: str, run: Run, round_: int, deadline: float) -> None:
         """Have *run* end: with what the cache has, by the handler, or by another process."""
         try:
             while True:
+                if not round_:
+                    self._call("delete", "e" + key)  # an earlier run's
+                claimed = self._call("add", "c" + key, self.CLAIM_AGE, 1)
                 answer = self._kept(key, round_)
-                if answer is None and self._call("add", "c" + key, self.CLAIM_AGE, 1):
-                    answer = self._kept(key, round_)  # it may have come in between
-                    if answer is None:
-                        self._start(key, run)
-                        return
+                if claimed and answer is None:
+                    self._start(key, run)
+                    return
+                if claimed:
                     self._call("delete", "c" + key)
                 if answer is not None or time.monotonic() >= deadline:
                     self._end(key, run, answer)
@@ -1385,13 +1394,12 @@ class Memory:
             raise
 
     def _start(self, key: str, run: Run) -> None:
-        self._call("delete", "e" + key)
         run.claimed = True
-        with self._lock:
-            start, self._renewing = not self._renewing, True
         try:
-            if start:
-                start_thread(self._renew)
+            with self._lock:
+                if not self._renewing:
+                    start_thread(self._renew)
+                    self._renewing = True
             POOL.submit(lambda: self._run(key, run))
         except Busy:
             self._call("delete", "c" + key)
@@ -1403,16 +1411,14 @@ class Memory:
         try:
             answer = run.handle()
         finally:
-            lasts = answer.status == OK and b"<Redirect" not in answer.body
-            kept = [
-                answer.status,
-                [list(pair) for pair in answer.extra],
-                answer.body.decode("latin-1"),
-            ]
-            if lasts:
-                self._call("set", "a" + key, self.ANSWER_AGE, kept)
+            if answer.status == OK and b"<Redirect" not in answer.body:
+                # If there is one, this process was paused, and another took over.
+                if not self._call("add", "a" + key, self.ANSWER_AGE, written("a" + key, answer)):
+                    answer = self._get("a" + key) or answer
             else:
-                self._call("set", "e" + key, self.END_AGE, kept)
+                self._call("set", "e" + key, self.END_AGE, written("e" + key, answer))
+            with self._renewal:
+                run.claimed = False
             self._call("delete", "c" + key)
             self._end(key, run, answer)
 
@@ -1424,12 +1430,12 @@ class Memory:
         """Renew the claims on what runs, for as long as anything does."""
         while True:
             time.sleep(self.RENEWAL)
-            claimed = [key for key, run in list(self._running.items()) if run.claimed]
-            for key in claimed:
-                if key in self._running:
-                    self._call("set", "c" + key, self.CLAIM_AGE, 1)
+            for key, run in self._running.copy().items():
+                with self._renewal:  # nothing is renewed that is just given up
+                    if run.claimed:
+                        self._call("set", "c" + key, self.CLAIM_AGE, 1)
             with self._lock:
-                if not claimed:
+                if not any([run.claimed for run in self._running.copy().values()]):
                     self._renewing = False
                     return
 
@@ -1441,7 +1447,9 @@ class Memory:
         if kept is None:
             return None
         try:
-            status, extra, body = kept
+            of, status, extra, body = kept
+            if of != key:  # some client libraries mix answers up when a connection fails
+                raise ValueError(of)
             return Answer(body.encode("latin-1"), status, tuple([(n, v) for n, v in extra]))
         except (TypeError, ValueError, AttributeError):
             self._complain(f"it has {printable(repr(kept), 80)} where an answer was put")
@@ -1449,11 +1457,17 @@ class Memory:
 
     def _call(self, method: str, key: str, timeout: int = 0, value: Any = None) -> Any:
         """Call the cache; if that fails, return what one that is empty would return."""
+        asked = time.monotonic()
+        if asked < self._resumes:
+            return method == "add" or None
         try:
             if method in ("set", "add"):
                 return getattr(self._cache, method)(key, value, timeout)
             return getattr(self._cache, method)(key)
         except Exception as error:
+            if time.monotonic() - asked > self.SLOW:
+                # A client that tries again and again would use up Twilio's 15 s.
+                self._resumes = time.monotonic() + self.RENEWAL
             self._complain(f"{method} raised {type(error).__name__}: {printable(str(error), 200)}")
             return method == "add" or None
 
@@ -1464,6 +1478,12 @@ class Memory:
                 what,
                 self._seldom.held_back("cache"),
             )
+
+
+def written(key: str, answer: Answer) -> list[Any]:
+    """Return *answer* in plain values, as any cache takes them, and whose it is."""
+    extra = [list(pair) for pair in answer.extra]
+    return [key, answer.status, extra, answer.body.decode("latin-1")]
 
 
 class Run:
@@ -1504,38 +1524,40 @@ class Pool:
     def __init__(self, size: int) -> None:
         self._size = size
         self._threads = 0
-        self._busy = 0
         self._lock = threading.Lock()
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        # One for each thread that rests; the last one works next.  From one for all of
+        # them, each message would wake several.
+        self._idle: list[queue.SimpleQueue[Callable[[], None]]] = []
 
     def submit(self, work: Callable[[], None]) -> None:
         """Have a thread run *work*; raise `Busy` if all of them are busy."""
         with self._lock:
-            if self._busy == self._size:
+            if self._idle:
+                inbox = self._idle.pop()
+            elif self._threads == self._size:
                 raise Busy(f"{self._size} messages are being handled, and that is the most")
-            if self._busy == self._threads:
-                start_thread(self._serve)
+            else:
+                inbox = queue.SimpleQueue()
+                start_thread(lambda: self._serve(inbox))
                 self._threads += 1
-            self._busy += 1
-        self._work.put(work)
+        inbox.put(work)
 
-    def _serve(self) -> None:
+    def _serve(self, inbox: queue.SimpleQueue[Callable[[], None]]) -> None:
         while True:
-            work = self._work.get()
+            work = inbox.get()
             try:
                 work()
             except BaseException as error:  # what a handler raises to end its thread, say
                 log.error("a thread went on after:\n%s", traceback_text(error))
-            with self._lock:
-                self._busy -= 1
             del work  # and with it the message, until the next one comes
+            self._idle.append(inbox)
 
     def drain(self, seconds: float) -> bool:
         """Wait until nothing runs, *seconds* at most; return whether that came true."""
         deadline = time.monotonic() + seconds
-        while self._busy and time.monotonic() < deadline:
+        while len(self._idle) < self._threads and time.monotonic() < deadline:
             time.sleep(0.05)
-        return not self._busy
+        return len(self._idle) == self._threads
 
 
 POOL = Pool(32)
