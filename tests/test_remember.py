@@ -8,7 +8,6 @@ import itertools
 import json
 import random
 import re
-import statistics
 import sys
 import threading
 import time
@@ -844,37 +843,3 @@ def test_many_threads_may_use_it():
 
     with switching_often(), ThreadPoolExecutor(8) as pool:
         assert all(pool.map(use, range(8)))
-
-
-# -------------------------------------------------------------------------------- cost
-
-
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer costs more than what is measured")
-def test_with_a_memory_cache_a_message_costs_three_times_as_much_at_most(threads):
-    """In processor time, all threads' together: what else runs here does not count."""
-    burst = Bot(held=True)  # the pool is as large as it gets
-    app = app_of(burst)
-    answers = [threads(app, MessageSid=f"SM{n}") for n in range(32)]
-    until(lambda: burst.runs == 32)
-    burst.go.set()
-    assert all([answer.result() for answer in answers])
-
-    def seconds(app, environs):
-        started = time.process_time()
-        for environ in environs:
-            app(environ, lambda *_: None)
-        return time.process_time() - started
-
-    def ratio():
-        apps = [App(lambda m: "Hi", auth_token=TOKEN), app_of(lambda m: "Hi")]
-        took = [], []
-        for batch in range(15):
-            for which in (batch % 2, 1 - batch % 2):
-                environs = [request(MessageSid=f"SM{batch}.{n}") for n in range(100)]
-                took[which].append(seconds(apps[which], environs))
-        return statistics.median(took[1]) / statistics.median(took[0])
-
-    ratios = [ratio()]
-    while min(ratios) > 3 and len(ratios) < 5:
-        ratios.append(ratio())
-    assert min(ratios) <= 3, ratios
