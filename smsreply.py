@@ -231,23 +231,58 @@ FORM_MARKS = bytes.maketrans(b"%+&=", b"= \x00\x00")
 ALL_BUT_MARKS = bytes(set(range(256)) - set(b"&="))
 
 
-def read(environ: WSGIEnvironment) -> tuple[Pairs, Pairs]:
-    """Return the fields of the message, and those of the query, or raise `Refused`.
+# Scheme, credentials, host (IPv6 in brackets), port, and from the path to the end.
+URL_PARTS = re.compile(
+    r"(https?)://(?:([^/?#]*)@)?(\[[^\]/?#@]*\]|[^/?#:@]*)(?::(\d*))?([/?].*)?", re.I | re.S
+)
+# RFC 3986, section 3.3: what may stand in a path as it is.  wsgiref.util.request_uri
+# quotes ":" and "@" too, which Twilio did not.
+PATH_CHARACTERS = "/:@!$&'()*+,;=~"
+
+
+def read(environ: WSGIEnvironment) -> tuple[Pairs, Pairs, str]:
+    """Return the fields of the message, those of the query, and the request's target.
 
     Twilio sends the message as the form that is the body of a POST, or in the query of
     a GET.  No more than `MAX_BODY` bytes are read, and none that are not announced.
+    Whatever is wrong with them is a `Refused`.
     """
     method = environ["REQUEST_METHOD"]
     if method not in ("GET", "POST"):
         raise MethodNotAllowed("only GET and POST are answered")
     check_type(environ.get("CONTENT_TYPE", ""))
-    query_string = environ.get("QUERY_STRING", "")
+    target = request_target(environ)
+    query_string = target.partition("?")[2]
     if len(query_string) > MAX_QUERY:
         raise TooLarge(f"the query is longer than {MAX_QUERY} bytes")
     body = read_body(environ) if method == "POST" else b""
     # PEP 3333, "Unicode Issues": an environ's str has a byte in each character.
     query = parse(query_string.encode("latin-1", "replace")) if query_string else []
-    return (parse(body), query) if method == "POST" else (query, query)
+    return (parse(body) if method == "POST" else query), query, target
+
+
+def request_target(environ: WSGIEnvironment) -> str:
+    """Return the path and the query, as raw as the server has them.
+
+    Twilio signs them so.  And what is read from the query is read from here, lest it be
+    something else than what was signed.
+    """
+    target: str = environ.get("REQUEST_URI") or environ.get("RAW_URI") or rebuilt_target(environ)
+    target = target.partition("#")[0]  # never signed, so it must not be read either
+    if target.startswith("/"):
+        return target
+    # The absolute form (RFC 9112, 3.2.2).  Scheme and host are still the server's to say,
+    # which knows its proxy.
+    absolute = URL_PARTS.fullmatch(target)
+    rest: str = (absolute and absolute[5]) or ""
+    return rest if rest.startswith("/") else "/" + rest
+
+
+def rebuilt_target(environ: WSGIEnvironment) -> str:
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    query = environ.get("QUERY_STRING")
+    target = quote(path.encode("latin-1", "replace"), safe=PATH_CHARACTERS) or "/"
+    return f"{target}?{query}" if query else target
 
 
 def check_type(content_type: str) -> None:
@@ -351,44 +386,30 @@ HMAC_SHA1 = "HMAC_SHA1"
 HMAC_SHA256 = "HMAC_SHA256"
 HASHES = {HMAC_SHA1: "sha1", HMAC_SHA256: "sha256"}
 
-# Scheme, credentials, host (IPv6 in brackets), port, and from the path to the end.
-URL_PARTS = re.compile(
-    r"(https?)://(?:([^/?#]*)@)?(\[[^\]/?#@]*\]|[^/?#:@]*)(?::(\d*))?([/?].*)?", re.I | re.S
-)
-# RFC 3986, section 3.3: what may stand in a path as it is.  wsgiref.util.request_uri
-# quotes ":" and "@" too, which Twilio did not.
-PATH_CHARACTERS = "/:@!$&'()*+,;=~"
+# RFC 3986, section 3.2.2, and a port.  More than that would move the path, or the query,
+# of what is compared with the signature.
+HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 
 
-def request_url(environ: WSGIEnvironment, public_url: str | None = None) -> str:
+def request_url(environ: WSGIEnvironment, target: str, public_url: str | None = None) -> str:
     """Return the URL that Twilio requested, as far as this server can know.
 
     *public_url* stands for the scheme, the host and the stripped path prefix that only
     a proxy has seen.  ``X-Forwarded-*`` headers are not read: anybody can send them.
     """
-    target = environ.get("REQUEST_URI") or environ.get("RAW_URI") or rebuilt_target(environ)
-    if not target.startswith("/"):
-        # The absolute form (RFC 9112, 3.2.2).  Scheme and host are still the server's to
-        # say, which knows its proxy.
-        absolute = URL_PARTS.fullmatch(target)
-        target = (absolute and absolute[5]) or "/"
     if not target.isascii():
         target = target.encode("latin-1", "replace").decode("utf-8", "replace")
-    return (public_url or server_origin(environ)) + target.partition("#")[0]
-
-
-def rebuilt_target(environ: WSGIEnvironment) -> str:
-    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-    query = environ.get("QUERY_STRING")
-    target = quote(path.encode("latin-1", "replace"), safe=PATH_CHARACTERS) or "/"
-    return f"{target}?{query}" if query else target
+    return (public_url or server_origin(environ)) + target
 
 
 def server_origin(environ: WSGIEnvironment) -> str:
     """Return the scheme, host and port by which the server was asked, no slash behind."""
     scheme = environ["wsgi.url_scheme"]
     host = environ.get("HTTP_HOST")
-    if not host:
+    if host:
+        if not HOST.fullmatch(host):
+            raise Refused("the Host is not the name of one")
+    else:
         name, port = environ["SERVER_NAME"], environ["SERVER_PORT"]
         host = f"[{name}]" if ":" in name and name[0] != "[" else name
         if port != {"https": "443", "http": "80"}.get(scheme):
@@ -451,6 +472,11 @@ def signature_algorithm(settings: str | None) -> str:
 
 def to_bytes(value: str | bytes | bytearray) -> bytes:
     return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value)
+
+
+def sendable(text: str) -> str:
+    """Return *text* as UTF-8 carries it: no lone surrogates, which would be signed, not sent."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def to_pairs(params: Any) -> Pairs:
@@ -1144,8 +1170,8 @@ class App:
         message = None
         try:
             reply = self._find(environ)
-            fields, query = read(environ)  # 1. Read
-            url = request_url(environ, self._public_url)  # 2. Verify
+            fields, query, target = read(environ)  # 1. Read
+            url = request_url(environ, target, self._public_url)  # 2. Verify
             signed = self._verify(environ, url, fields)
             message = IncomingMessage(fields, url=url, query=query)  # 3. Understand
             session = self._understand(message, environ)
@@ -1220,7 +1246,9 @@ class App:
             if len(body) > MAX_TWIML:
                 raise ValueError(f"the TwiML is over {MAX_TWIML} bytes, and Twilio would refuse it")
             cookie = self._sessions.write(message, session) if session or message.session else ""
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit, CancelledError, a Timeout of gevent's
             log.error(
                 "message %s is not answered: its handler failed\n%s",
                 printable(message.sid, 64),
@@ -1667,11 +1695,13 @@ class Refusal:
         self._algorithm = (algorithm or signature_algorithm(settings)).upper()
         self._signature = to_bytes(signature or self._headers.get("x-twilio-signature") or b"")
         self._tokens = tokens
+        uri = sendable(uri)
         self._uri, _, self._fragment = uri.partition("#")
         self._parts = URL_PARTS.fullmatch(self._uri)
         self._body = to_bytes(params) if isinstance(params, (str, bytes, bytearray)) else None
         hashed = self._body is not None and body_hash(uri)
-        self._pairs = [] if hashed else to_pairs(params)
+        pairs = [] if hashed else to_pairs(params)
+        self._pairs = [(sendable(name), sendable(value)) for name, value in pairs]
         self._fields = signed_string("", self._pairs)
 
     def why(self) -> tuple[str, str]:
@@ -2644,11 +2674,6 @@ class Phone:
         if len(answer.body) > MAX_TWIML:
             raise no_good(answer, 11750)
         return answer
-
-
-def sendable(text: str) -> str:
-    """Return *text* as UTF-8 carries it: no lone surrogates, which would be signed, not sent."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def no_good(answer: Response, code: int, detail: str = "") -> TwilioError:
