@@ -331,8 +331,10 @@ class Files:
         file.replace(self.folder / key)
 
     def add(self, key, value, timeout):
+        file = self.folder / f"{key}.{os.getpid()}"
+        file.write_text(json.dumps(value))
         try:
-            (self.folder / key).touch(exist_ok=False)
+            os.link(file, self.folder / key)
         except FileExistsError:
             return False
         return True
