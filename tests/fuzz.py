@@ -109,7 +109,7 @@ def reply(choose, message):
         return m
     if kind == 3:
         return m.add_child(choose.text(), text)  # a verb that Twilio may not know: a TypeError
-    several = [smsreply.Message(text[:800]), smsreply.Redirect(text), text]
+    several = [smsreply.Message(text[:800]), smsreply.Redirect(text[:800]), text]
     raw = [smsreply.RawTwiML("<Response/>"), b"<Response/>", str(m)]
     wrong = [5, {}, object(), {text}, lambda: text, [text, 7]]
     others = [None, (text, None), text * 300, several, *raw, *wrong]
