@@ -701,7 +701,10 @@ class Sessions:
             if name == self.NAME and (text := self._opened(message, value)):
                 import json
 
-                message.session = json.loads(text)
+                try:
+                    message.session = json.loads(text)
+                except RecursionError:  # as deep as it could be written, with less stack left
+                    return ""
                 return text
         return ""
 
@@ -1481,7 +1484,8 @@ class Memory:
             return None
         try:
             of, status, extra, body = kept
-            if of != key:  # some client libraries mix answers up when a connection fails
+            # Some client libraries mix answers up when a connection fails.
+            if of != key or not isinstance(status, str):
                 raise ValueError(of)
             return Answer(body.encode("latin-1"), status, tuple([(n, v) for n, v in extra]))
         except (TypeError, ValueError, AttributeError):
@@ -1554,17 +1558,21 @@ def start_thread(work: Callable[[], None]) -> None:
 class Pool:
     """At most *size* threads, which run what they are given, each for ever."""
 
+    WAIT = 0.2  # seconds for one that rests: in a burst of quick messages, one does soon
+
     def __init__(self, size: int) -> None:
         self._size = size
         self._threads = 0
-        self._lock = threading.Lock()
+        self._rested = threading.Condition(threading.Lock())
         # One for each thread that rests; the last one works next.  From one for all of
         # them, each message would wake several.
         self._idle: list[queue.SimpleQueue[Callable[[], None]]] = []
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Have a thread run *work*; raise `Busy` if all of them are busy."""
-        with self._lock:
+        """Have a thread run *work*; raise `Busy` if all of them are busy, and stay so."""
+        with self._rested:
+            if self._threads == self._size:
+                self._rested.wait_for(lambda: self._idle, self.WAIT)
             if self._idle:
                 inbox = self._idle.pop()
             elif self._threads == self._size:
@@ -1583,7 +1591,9 @@ class Pool:
             except BaseException as error:  # what a handler raises to end its thread, say
                 log.error("a thread went on after:\n%s", traceback_text(error))
             del work  # and with it the message, until the next one comes
-            self._idle.append(inbox)
+            with self._rested:
+                self._idle.append(inbox)
+                self._rested.notify()
 
     def drain(self, seconds: float) -> bool:
         """Wait until nothing runs, *seconds* at most; return whether that came true."""

@@ -159,8 +159,8 @@ def test_claims_are_renewed_again_after_a_moment_without_threads(monkeypatch):
 
 
 def test_a_burst_of_messages_is_answered_though_there_are_more_than_threads():
-    app = app_of(lambda message: time.sleep(0.05), cache=smsreply.MemoryCache())
-    calls = [in_thread(call, app, f"SM{number:032x}") for number in range(100)]
+    app = app_of(lambda message: time.sleep(0.01), cache=smsreply.MemoryCache())
+    calls = [in_thread(call, app, f"SM{number:032x}") for number in range(64)]
     for thread, _ in calls:
         thread.join(20)
     assert {results[0][0] for _, results in calls} == {"200 OK"}
