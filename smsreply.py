@@ -1845,8 +1845,9 @@ class Refusal:
             return "what is set as the auth token is an SID: the auth token is the secret beside it"
         return (
             f"not signed for {self._shown(self._uri)} with {len(self._pairs)} fields, nor for"
-            " anything much like it: is the auth token the primary one of the account that owns the"
-            " number, and is this the URL in Twilio's console?"
+            " anything much like it: is this the URL in Twilio's console (if a proxy or a tunnel"
+            " stands before this server, pass that one's as public_url), and is the auth token the"
+            " primary one of the account that owns the number?"
         )
 
 
@@ -2445,8 +2446,12 @@ class Exchange:
         self.messages: list[SentMessage] = []
         self.error: TwilioError | None = None
 
+    def __repr__(self) -> str:
+        return f"<Exchange: {self.messages}, error={self.error}>"
+
     @property
     def seconds(self) -> float:
+        """How long the webhook took for all its answers."""
         return sum([answer.seconds for answer in self.answers])
 
     def wire(self) -> str:
@@ -2626,7 +2631,9 @@ class Phone:
                 return answer
             if not left or not {"all", f"{answer.status // 100}xx"} & set(policy):
                 break
-        raise TwilioError(11217, f"status {answer.status}")
+        unsigned = answer.status == 403 and not request.signature
+        hint = ", and nothing was signed: set TWILIO_AUTH_TOKEN" if unsigned else ""
+        raise TwilioError(11217, f"status {answer.status}{hint}")
 
     def _made(
         self, url: str, method: str, params: dict[str, str], jar: Jar, signature: str | None
@@ -2686,7 +2693,7 @@ class Phone:
         answer.seconds = time.monotonic() - started
         if answer.seconds > read:
             raise no_good(answer, 11205, f"the answer took {answer.seconds:.1f} s")
-        if len(answer.body) > MAX_TWIML:
+        if len(answer.body) > MAX_TWIML and answer.status < 400:
             raise no_good(answer, 11750)
         return answer
 
@@ -4264,12 +4271,7 @@ def serve_here(options: Any, target: Any, _serve: Callable[[Any], None]) -> int:
     path = options.path or PATH if callable(target) and not is_application(target) else ""
     webhook = f"http://{named}:{port}{path}"
     print(f"Answering at {webhook} (Ctrl-C stops it)", flush=True)
-    if not verify:
-        log.warning(
-            "Unsigned messages are answered, from anybody who reaches this port: set TWILIO_AUTH_TOKEN"
-            if not token
-            else "Unsigned messages are answered, from anybody who reaches this port"
-        )
+    warn_of_unsigned(target, verify, token)
     if not options.no_phone:
         phone_beside(options, webhook if path else webhook + PATH)
     try:
@@ -4277,6 +4279,14 @@ def serve_here(options: Any, target: Any, _serve: Callable[[Any], None]) -> int:
     finally:
         server.server_close()
     return 0
+
+
+def warn_of_unsigned(target: Any, verify: bool, token: str) -> None:
+    if isinstance(target, App) and target.verified and not target.tokens():
+        log.warning("%s", NoToken().reason())
+    elif not is_application(target) and not verify:
+        cure = "" if token else ": set TWILIO_AUTH_TOKEN"
+        log.warning("Unsigned messages are answered, from anybody who reaches this port%s", cure)
 
 
 def phone_beside(options: Any, webhook: str) -> None:

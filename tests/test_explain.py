@@ -157,7 +157,7 @@ def test_a_near_miss_is_told_in_words(case):
         pytest.param(URL + "#rc=2", None, raw(URL + "#rc=2"), {}, "Twilio never signs a fragment: whoever signed this did, and should not", id="a fragment"),
         pytest.param(URL, [("a", "1"), ("a", "1")], raw(URL + "a1a1"), {}, "signs no value twice", id="a value signed twice"),
         pytest.param(URL, [("b", "1"), ("a", "1")], raw(URL + "b1a1"), {}, "Twilio sorts the fields", id="fields not sorted"),
-        pytest.param(URL, MESSAGE, raw("https://other.example/x"), {}, "not signed for https://abc.example/sms with 19 fields, nor for anything much like it: is the auth token the primary one", id="no near miss"),
+        pytest.param(URL, MESSAGE, raw("https://other.example/x"), {}, "not signed for https://abc.example/sms with 19 fields, nor for anything much like it: is this the URL in Twilio", id="no near miss"),
     ],
 )  # fmt: skip
 def test_a_flaw_is_told_in_words(seen, params, signature, more, words):
