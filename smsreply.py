@@ -13,7 +13,7 @@ person gets back.  You write a function from the message to the reply:
     application = smsreply.App(reply)
 
 ``application`` is a WSGI callable (PEP 3333): any WSGI host serves it.  For the rest,
-read on: the path of every message is this file's first half, and ``App.__call__`` is
+read on: the path of every message is this file's first part, and ``App.__call__`` is
 its summary.
 
     1. Read         the fields of the form, or of the query, within limits.
@@ -29,7 +29,7 @@ its summary.
    10. Command line smsreply serve, text, phone and explain.
 
 It needs nothing but Python.  It sends no message by itself (that takes Twilio's REST
-API), answers no voice call, and stores nothing.
+API), answers no voice call, and keeps nothing on a disk.
 
 Where the rules are written: Twilio's documentation, "Messaging webhooks", "TwiML for
 Programmable Messaging" and "Webhooks security"; PEP 3333 (WSGI); RFC 3986 (URLs);
@@ -243,8 +243,8 @@ def read(environ: WSGIEnvironment) -> tuple[Pairs, Pairs, str]:
     """Return the fields of the message, those of the query, and the request's target.
 
     Twilio sends the message as the form that is the body of a POST, or in the query of
-    a GET.  No more than `MAX_BODY` bytes are read, and none that are not announced.
-    Whatever is wrong with them is a `Refused`.
+    a GET.  A body of at most `MAX_BODY` bytes is taken, and no byte is read that may
+    never come.  Whatever is wrong is a `Refused`.
     """
     method = environ["REQUEST_METHOD"]
     if method not in ("GET", "POST"):
@@ -307,6 +307,7 @@ def read_body(environ: WSGIEnvironment) -> bytes:
     # 5,000 digits.  No length that anybody means has over 19.
     if not (length.isascii() and length.isdigit() and len(length) < 20):
         raise Refused("the Content-Length is not a number")
+    # Before a byte is read, and long before any is signed: nobody knows yet who sent it.
     if int(length) > MAX_BODY:
         raise TooLarge(f"the body is longer than {MAX_BODY} bytes")
     body = read_up_to(environ, int(length))
@@ -418,7 +419,8 @@ def spellings(uri: str) -> Iterator[str]:
     """Yield the forms in which Twilio may have signed *uri*, the likeliest first.
 
     It signs some requests with the default port in the URL and some without, drops
-    credentials or keeps them, and takes no path for "/" or as it is.
+    credentials or keeps them, and takes no path for "/" or as it is.  All of them name
+    the same resource, so to accept each lets nobody say anything else.
     """
     uri = uri.partition("#")[0]  # never requested, so never signed
     yield uri
@@ -439,7 +441,8 @@ def spellings(uri: str) -> Iterator[str]:
 def signed_string(uri: str, pairs: Iterable[tuple[str, str]] = ()) -> str:
     """Return what Twilio signs: the URL, then each name and value, sorted, no delimiters.
 
-    A value that a name has twice counts once.
+    A value that a name has twice counts once.  As nothing stands between them, ``A=bc``
+    and ``Ab=c`` are signed alike: no receiver can tell such forms apart.
 
     >>> signed_string("https://abc.example/sms", [("To", "b"), ("From", "a"), ("To", "b")])
     'https://abc.example/smsFromaTob'
@@ -498,7 +501,7 @@ def to_pairs(params: Any) -> Pairs:
 
 
 def to_tokens(auth_token: str | bytes | Iterable[str | bytes] | None) -> list[bytes]:
-    """Return the tokens, the first one first, without the blank ones."""
+    """Return the tokens, in order, without the blank ones."""
     if auth_token is None or isinstance(auth_token, (str, bytes)):
         auth_token = [auth_token or ""]
     return [to_bytes(token) for token in auth_token if token and token.strip()]
@@ -540,7 +543,7 @@ class RequestValidator:
         uri = uri.partition("#")[0]  # never requested, so never signed
         return sign(self._tokens[0], signed_string(uri, to_pairs(params)), algorithm).decode()
 
-    def compute_hash(self, body: str | bytes) -> str:
+    def compute_hash(self, body: str | bytes | bytearray) -> str:
         """Return the SHA-256 of *body* in hex, as ``bodySHA256`` has it for a JSON body."""
         return hashlib.sha256(to_bytes(body)).hexdigest()
 
@@ -551,17 +554,15 @@ class RequestValidator:
 
         *uri* is the whole URL, query included, as Twilio requested it.  *params* are the
         fields of a POST's form (see `to_pairs`), the body as str or bytes where the URL
-        has a ``bodySHA256``, and None or empty for a GET.  Whatever *signature* and
-        *algorithm* are, there is no exception.
+        has a ``bodySHA256``, and None or empty for a GET.  Whatever stands in
+        *signature* and *algorithm*, there is no exception.
         """
         if (algorithm or HMAC_SHA1).upper() not in HASHES:
             log.warning("%r is not an algorithm known here", printable(str(algorithm), 40))
         if isinstance(params, (str, bytes, bytearray)):
             claimed = body_hash(uri)
             if claimed:
-                computed = self.compute_hash(
-                    bytes(params) if isinstance(params, bytearray) else params
-                )
+                computed = self.compute_hash(params)
                 if not hmac.compare_digest(to_bytes(computed), to_bytes(claimed)):
                     return False
                 params = None
@@ -604,7 +605,7 @@ class RequestValidator:
         headers: Mapping[str, str],
     ) -> tuple[str, str]:
         """Return what `explain` does in two parts: only the second may name a person."""
-        return Refusal(self._tokens, uri, params, signature, algorithm, headers).why()
+        return Diagnosis(self._tokens, uri, params, signature, algorithm, headers).why()
 
 
 def body_hash(uri: str) -> str:
@@ -1049,7 +1050,7 @@ def twiml(reply: Reply) -> bytes:
     if isinstance(reply, RawTwiML):
         return reply.encode()
     if isinstance(reply, str):
-        texts = split_text(xml_text(reply[: MAX_TWIML + 1]))  # more is too large in any case
+        texts = split_text(xml_text(reply))
         return one_message(texts[0]) if len(texts) == 1 else respond(texts)
     if reply is None:
         return EMPTY
@@ -1091,6 +1092,8 @@ def split_text(text: str) -> list[str]:
     >>> [len(piece) for piece in split_text("word " * 500)]
     [1600, 900]
     """
+    if len(text) > MAX_TWIML:
+        raise ValueError(f"the text has {len(text)} characters, and {MAX_TWIML} bytes are the most")
     pieces = []
     while len(text) > MAX_MESSAGE // 2 and utf16_units(text) > MAX_MESSAGE:
         # An emoji of two units that the end falls into goes to the next piece.
@@ -1110,7 +1113,7 @@ def utf16_units(text: str) -> int:
 # -------------------------------------------------------------------------- 5. Answer
 
 OK = "200 OK"
-# Signs the sessions of an App that verifies nothing, and so has no token.
+# Signs the sessions of an App that verifies nothing.
 PROCESS_KEY = os.urandom(32)
 # What is put behind the query of the URL that a sender is told to come back to.
 COME_BACK = re.compile(r"[?&]smsreply=([0-9a-f]{64})\.([1-9])\Z")
@@ -1179,13 +1182,14 @@ class App:
         try:
             reply = self._find(environ)
             fields, query, target = read(environ)  # 1. Read
-            url = request_url(environ, target, self._public_url)  # 2. Verify
-            signed = self._verify(environ, url, fields)
+            url = request_url(environ, target, self._public_url)
+            signed = self._verify(environ, url, fields)  # 2. Verify
             message = IncomingMessage(fields, url=url, query=query)  # 3. Understand
             session = self._understand(message, environ)
             answer = self._answer(reply, message, session, signed)  # 4. Write, 6. Remember
         except Refused as refused:
-            answer = self._refuse(environ, refused, fields, message is not None)
+            genuine = self.verified and message is not None
+            answer = self._refuse(environ, refused, fields, genuine)
         start_response(answer.status, answer.headers())
         return [answer.body]
 
@@ -1211,7 +1215,10 @@ class App:
         return self._validator
 
     def tokens(self) -> list[bytes]:
-        """Return the auth tokens there are now.  Without one, nothing is answered."""
+        """Return the auth tokens.  Without one, nothing is answered.
+
+        Those of the first request that finds any are used from then on.
+        """
         if self._auth_token is None:
             return to_tokens(os.environ.get("TWILIO_AUTH_TOKEN"))
         return self._auth_token
@@ -1248,7 +1255,7 @@ class App:
         return answer or come_back(message, key, round_ + 1)
 
     def _handle(self, reply: Handler, message: IncomingMessage, session: str) -> Answer:
-        """Run the handler.  Whatever it does, there is an answer."""
+        """Run the handler.  Whatever it does, but for a Ctrl-C, there is an answer."""
         try:
             body = twiml(reply(message))
             if len(body) > MAX_TWIML:
@@ -1273,8 +1280,8 @@ class App:
     ) -> Answer:
         """Log why there is no TwiML, and return what the sender gets instead.
 
-        Each message that was *genuine* is in the log.  What anybody can send is there
-        once a second.
+        Each message that was *genuine*, that is signed, is in the log.  What anybody can
+        send is there once a second.
         """
         if genuine or self._seldom.admits(refused.status):
             request = f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}"
@@ -1319,7 +1326,7 @@ def checked_public_url(public_url: str) -> str:
     'https://abc.example'
     """
     parts = URL_PARTS.fullmatch(public_url)
-    if not parts or not parts[3] or "?" in (parts[5] or ""):
+    if not parts or not parts[3] or re.search(r"[?#\s]", public_url):
         raise ValueError(f"public_url={public_url!r} is not like https://abc.example")
     return public_url.rstrip("/")
 
@@ -1378,7 +1385,8 @@ class Memory:
     CLAIM_AGE = 15
     RENEWAL = 5
     POLL = 0.1
-    SLOW = 0.5  # to fail; then the cache is not asked for as long as `RENEWAL`
+    SLOW = 0.5  # if a call takes so long to fail,
+    BACK_OFF = 5  # the cache is not asked for so long
 
     def __init__(self, cache: Cache, patience: float) -> None:
         if not 0 <= patience < 15:
@@ -1389,7 +1397,7 @@ class Memory:
         self._lock = threading.Lock()
         self._renewing = False
         self._resumes = 0.0
-        self._renewal = threading.Lock()  # of one claim, and held by who ends it
+        self._claim_lock = threading.Lock()  # held by who renews a claim, or ends it
         self._seldom = Seldom()
 
     def answer(self, key: str, round_: int, handle: Callable[[], Answer]) -> Answer | None:
@@ -1448,12 +1456,12 @@ class Memory:
             answer = run.handle()
         finally:
             if answer.status == OK and b"<Redirect" not in answer.body:
-                # If there is one, this process was paused, and another took over.
+                # Where an answer is kept, this process was paused, and another took over.
                 if not self._call("add", "a" + key, self.ANSWER_AGE, written("a" + key, answer)):
                     answer = self._get("a" + key) or answer
             else:
                 self._call("set", "e" + key, self.END_AGE, written("e" + key, answer))
-            with self._renewal:
+            with self._claim_lock:
                 run.claimed = False
             self._call("delete", "c" + key)
             self._end(key, run, answer)
@@ -1467,7 +1475,7 @@ class Memory:
         while True:
             time.sleep(self.RENEWAL)
             for key, run in self._running.copy().items():
-                with self._renewal:  # nothing is renewed that is just given up
+                with self._claim_lock:  # nothing is renewed that is just given up
                     if run.claimed:
                         self._call("set", "c" + key, self.CLAIM_AGE, 1)
             with self._lock:
@@ -1504,7 +1512,7 @@ class Memory:
         except Exception as error:
             if time.monotonic() - asked > self.SLOW:
                 # A client that tries again and again would use up Twilio's 15 s.
-                self._resumes = time.monotonic() + self.RENEWAL
+                self._resumes = time.monotonic() + self.BACK_OFF
             self._complain(f"{method} raised {type(error).__name__}: {printable(str(error), 200)}")
             return method == "add" or None
 
@@ -1687,7 +1695,7 @@ def why_not_signed(
     return why
 
 
-class Refusal:
+class Diagnosis:
     """A signature that does not match, and the search for what it was made of.
 
     What is signed has three parts: the base, which is what *public_url* is for; the path;
@@ -1772,7 +1780,7 @@ class Refusal:
         size = len(sign(b"", "", self._algorithm))
         if len(bare) != size:
             return (
-                f"the signature has {len(self._signature)} characters, and one made with"
+                f"the signature has {len(bare)} characters, and one made with"
                 f" {self._algorithm} has {size}: it is not Twilio's, or it was changed on the way"
             )
         for characters, name in ((b" \t\r\n", "white space"), (b" \t\r\n\"'", "quotes")):
@@ -2177,7 +2185,7 @@ application = EnvironmentApp()
 
 
 class Reloading:
-    """A WSGI callable made anew by *make* when the file of *module* has changed.
+    """A WSGI callable made anew by *make* when the file of the module *place* has changed.
 
     If the new version cannot be loaded, that is reported, and the last good one stays.
     """
@@ -2185,6 +2193,7 @@ class Reloading:
     def __init__(self, place: str, make: Callable[[], WSGIApplication]) -> None:
         self._make = make
         self._name = os.path.basename(place)[:-3] if place.endswith(".py") else place
+        self._version = (0, 0)
         self._application = make()
         self._file = getattr(sys.modules[self._name], "__file__", None) or ""
         self._version = self._look()
@@ -2202,7 +2211,7 @@ class Reloading:
         try:
             status = os.stat(self._file)
         except OSError:  # an editor is just replacing it
-            return 0, 0
+            return self._version
         return status.st_mtime_ns, status.st_size
 
     def _reload(self) -> None:
@@ -2263,11 +2272,12 @@ def serve_development(application: WSGIApplication, host: str, port: int) -> Any
 
 
 class Production:
-    """waitress, with this program's limits, and an end in which nothing is lost."""
+    """waitress, with this program's limits, and an end that waits for what is in flight."""
 
     GRACE = 30  # seconds for what is in flight, once SIGTERM has come
 
     def __init__(self, application: WSGIApplication, host: str, port: int, threads: int) -> None:
+        import select
         import socket
 
         import waitress
@@ -2283,7 +2293,7 @@ class Production:
             backlog=1024,
             connection_limit=connection_limit(),
             # select() cannot watch more than 1,024 connections.
-            asyncore_use_poll=hasattr(__import__("select"), "poll"),
+            asyncore_use_poll=hasattr(select, "poll"),
             # App refuses what is too large itself.  waitress would close the connection on
             # bytes unread, which resets it, and the answer may be lost.
             max_request_body_size=16 * MAX_BODY if isinstance(application, App) else 1 << 30,

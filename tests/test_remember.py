@@ -429,7 +429,7 @@ class Broken:
 def test_a_cache_that_fails_slowly_is_left_alone_for_a_while(monkeypatch):
     """redis-py tries for 4 to 15 s, if it is not told otherwise, and a message makes 5 calls."""
     monkeypatch.setattr(Memory, "SLOW", 0.05)
-    monkeypatch.setattr(Memory, "RENEWAL", 0.5)
+    monkeypatch.setattr(Memory, "BACK_OFF", 0.5)
 
     class Gone(MemoryCache):
         tried = 0
