@@ -2795,32 +2795,13 @@ def message_params(
     ]
     sid = new_sid("MM" if pictures else "SM")
     channel = number.partition(":")[0] + ":" if ":" in number else ""
-    params = {
-        "ToCountry": "US",
-        "ToState": "",
-        "SmsMessageSid": sid,
-        "NumMedia": str(len(pictures)),
-    }
-    params.update(
-        ToCity="", FromZip="", SmsSid=sid, FromState="", SmsStatus="received", FromCity=""
-    )
-    if channel:  # WhatsApp's and RCS's messages come from no place
-        params = {
-            "SmsMessageSid": sid,
-            "NumMedia": str(len(pictures)),
-            "SmsSid": sid,
-            "SmsStatus": "received",
-        }
-    if channel == "whatsapp:":
-        params.update(
-            ProfileName="Ada",
-            WaId=number.rpartition("+")[2],
-            MessageType="text",
-            ReferralNumMedia="0",
-        )
-    params.update(Body=body)
-    if not channel:
-        params.update(FromCountry="US", ToZip="")
+    params = {"SmsMessageSid": sid, "SmsSid": sid, "SmsStatus": "received", "Body": body}
+    params["NumMedia"] = str(len(pictures))
+    if not channel:  # WhatsApp's and RCS's messages come from no place
+        params.update({name: "US" if name.endswith("Country") else "" for name in PLACES})
+    elif channel == "whatsapp:":
+        params.update(ProfileName="Ada", WaId=number.rpartition("+")[2])
+        params.update(MessageType="text", ReferralNumMedia="0")
     for index, (url, content_type) in enumerate(pictures):
         params[f"MediaUrl{index}"] = url
         params[f"MediaContentType{index}"] = content_type or "image/jpeg"
