@@ -2795,11 +2795,13 @@ def message_params(
     ]
     sid = new_sid("MM" if pictures else "SM")
     channel = number.partition(":")[0] + ":" if ":" in number else ""
-    params = {"SmsMessageSid": sid, "SmsSid": sid, "SmsStatus": "received", "Body": body}
-    params["NumMedia"] = str(len(pictures))
+    params = {}
     if not channel:  # WhatsApp's and RCS's messages come from no place
-        params.update({name: "US" if name.endswith("Country") else "" for name in PLACES})
-    elif channel == "whatsapp:":
+        countries = "FromCountry", "ToCountry"
+        params = {name: "US" if name in countries else "" for name in reversed(PLACES)}
+    params.update(SmsMessageSid=sid, SmsSid=sid, SmsStatus="received", Body=body)
+    params.update(NumMedia=str(len(pictures)))
+    if channel == "whatsapp:":
         params.update(ProfileName="Ada", WaId=number.rpartition("+")[2])
         params.update(MessageType="text", ReferralNumMedia="0")
     for index, (url, content_type) in enumerate(pictures):
