@@ -369,8 +369,8 @@ def parse_at_once(form: bytes) -> Pairs:
         or b"\r" in form
     ):
         return []
-    texts = plain.decode().split("\x00")
-    return list(zip(texts[::2], texts[1::2]))
+    texts = iter(plain.decode().split("\x00"))
+    return list(zip(texts, texts))  # in twos: a name, its value
 
 
 def parse_each(form: bytes) -> Pairs:
