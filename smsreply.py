@@ -896,7 +896,10 @@ class TwiML:
         """Return an ElementTree element."""
         from xml.etree import ElementTree  # a reply that is one text needs none
 
-        element = ElementTree.Element(xml_name(self.name))
+        return self._element(ElementTree)
+
+    def _element(self, tree: Any) -> ElementTree.Element:
+        element: ElementTree.Element = tree.Element(xml_name(self.name))
         for name, value in sorted(self.attrs.items()):
             text = str(value).lower() if isinstance(value, bool) else str(value)
             element.set(xml_name(name), xml_text(text))
@@ -904,7 +907,7 @@ class TwiML:
         last = None
         for verb in self.verbs:
             if isinstance(verb, TwiML):
-                last = verb.xml()
+                last = verb._element(tree)
                 element.append(last)
             elif last is None:
                 element.text = (element.text or "") + xml_text(verb)
@@ -936,13 +939,11 @@ class Comment(TwiML):
             raise TwiMLException(f"a comment is a str, and not a {type(text).__name__}")
         self.value = text
 
-    def xml(self) -> ElementTree.Element:
-        from xml.etree import ElementTree
-
+    def _element(self, tree: Any) -> ElementTree.Element:
         # ElementTree writes it as it is.
         text = re.sub("-(?=-|$)", "- ", xml_text(self.value or ""))
-        comment: Any = ElementTree.Comment(text)  # typed as what has no tag
-        return comment  # type: ignore[no-any-return]
+        comment: ElementTree.Element = tree.Comment(text)
+        return comment
 
 
 class MessagingResponse(TwiML):
