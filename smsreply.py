@@ -2791,6 +2791,7 @@ def message_params(
     """Return the parameters that Twilio sends for a message, those of *more* among them."""
     import mimetypes
 
+    media = [media] if isinstance(media, str) else media
     pictures = [
         one if isinstance(one, tuple) else (one, mimetypes.guess_type(one)[0]) for one in media
     ]

@@ -1259,3 +1259,8 @@ def test_whatever_bytes_a_server_answers_make_an_exchange(raw):
         check(Impatient(server.url).text("hello"))
 
     answered()
+
+
+def test_one_picture_needs_no_list():
+    phone = Phone(smsreply.App(lambda message: str(len(message.media)), verify=False))
+    assert phone.text(media="https://abc.example/dog.png").messages[0].body == "1"
