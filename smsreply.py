@@ -2229,7 +2229,7 @@ def serve_development(application: WSGIApplication, host: str, port: int) -> Any
     """Return a server of wsgiref's, with a thread for each request, that listens."""
     import socket
     import socketserver
-    from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
+    from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
     class Server(socketserver.ThreadingMixIn, WSGIServer):
         daemon_threads = True
@@ -2266,7 +2266,6 @@ def serve_development(application: WSGIApplication, host: str, port: int) -> Any
             except OSError:
                 return
 
-    ServerHandler.http_version = "1.0"
     server = Server((host, port), Handler)
     server.set_app(application)
     return server
