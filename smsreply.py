@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         def delete(self, key: str) -> Any: ...
 
     Pairs = list[tuple[str, str]]
+    Fields = Union[dict[str, str], Pairs]  # pairs only if a name comes twice
     Reply = Union[
         None, str, bytes, "MessagingResponse", "Message", "Redirect",
         "list[Union[None, str, Message, Redirect]]",
@@ -200,18 +201,15 @@ class Seldom:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[float, int]] = {}
 
-    def admits(self, kind: str) -> bool:
+    def admits(self, kind: str) -> str | None:
+        """Return None for a line that is held back; else what to append: how many were."""
         now = time.monotonic()
         last, held_back = self._seen.get(kind, (now - 1, 0))
-        admitted = now - last >= 1
-        self._seen[kind] = (now, held_back) if admitted else (last, held_back + 1)
-        return admitted
-
-    def held_back(self, kind: str) -> str:
-        """Return what to append to a line that was admitted: how many were not."""
-        last, count = self._seen[kind]
-        self._seen[kind] = (last, 0)
-        return f" (and {count} more since the last such line)" if count else ""
+        if now - last < 1:
+            self._seen[kind] = (last, held_back + 1)
+            return None
+        self._seen[kind] = (now, 0)
+        return f" (and {held_back} more since the last such line)" if held_back else ""
 
 
 # ---------------------------------------------------------------------------- 1. Read
@@ -227,8 +225,9 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 MALFORMED_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 # A form's four marks, as quoted-printable has the first, and as no text has the others.
 FORM_MARKS = bytes.maketrans(b"%+&=", b"= \x00\x00")
-ALL_BUT_MARKS = bytes(set(range(256)) - set(b"&="))
-
+# All but the two that structure a form, and what `parse_at_once` is not sure of: lines,
+# which quoted-printable joins, and bytes that an escape may make a letter with.
+PLAIN = bytes(set(range(128)) - set(b"&=\r\n"))
 
 # Scheme, credentials, host (IPv6 in brackets), port, and from the path to the end.
 URL_PARTS = re.compile(
@@ -239,7 +238,7 @@ URL_PARTS = re.compile(
 PATH_CHARACTERS = "/:@!$&'()*+,;=~"
 
 
-def read(environ: WSGIEnvironment) -> tuple[Pairs, Pairs, str]:
+def read(environ: WSGIEnvironment) -> tuple[Fields, Fields, str]:
     """Return the fields of the message, those of the query, and the request's target.
 
     Twilio sends the message as the form that is the body of a POST, or in the query of
@@ -256,7 +255,7 @@ def read(environ: WSGIEnvironment) -> tuple[Pairs, Pairs, str]:
         raise TooLarge(f"the query is longer than {MAX_QUERY} bytes")
     body = read_body(environ) if method == "POST" else b""
     # PEP 3333, "Unicode Issues": an environ's str has a byte in each character.
-    query = parse(query_string.encode("latin-1", "replace")) if query_string else []
+    query = parse(query_string.encode("latin-1", "replace")) if query_string else {}
     return (parse(body) if method == "POST" else query), query, target
 
 
@@ -307,11 +306,12 @@ def read_body(environ: WSGIEnvironment) -> bytes:
     # 5,000 digits.  No length that anybody means has over 19.
     if not (length.isascii() and length.isdigit() and len(length) < 20):
         raise Refused("the Content-Length is not a number")
+    size = int(length)
     # Before a byte is read, and long before any is signed: nobody knows yet who sent it.
-    if int(length) > MAX_BODY:
+    if size > MAX_BODY:
         raise TooLarge(f"the body is longer than {MAX_BODY} bytes")
-    body = read_up_to(environ, int(length))
-    if len(body) < int(length):
+    body = read_up_to(environ, size)
+    if len(body) < size:
         raise Refused("the body is shorter than its Content-Length")
     return body
 
@@ -337,47 +337,46 @@ def read_up_to(environ: WSGIEnvironment, size: int) -> bytes:
     return bytes(body)
 
 
-def parse(form: bytes) -> Pairs:
-    """Return the names and values of *form*, in order, blank and repeated ones too.
+def parse(form: bytes) -> Fields:
+    """Return the names and values of *form*, blank ones too: pairs if a name comes twice.
 
     >>> parse(b"From=%2B14017122661&FromZip=&Body=Caf%C3%A9+%26+cake")
-    [('From', '+14017122661'), ('FromZip', ''), ('Body', 'Café & cake')]
+    {'From': '+14017122661', 'FromZip': '', 'Body': 'Café & cake'}
     """
-    if form.count(b"&") >= MAX_FIELDS:
+    marks = form.translate(None, PLAIN)
+    if marks.count(b"&") >= MAX_FIELDS:
         raise Refused(f"there are over {MAX_FIELDS} fields")
     try:
-        return parse_at_once(form) or parse_each(form)
+        return parse_at_once(form, marks) or parse_each(form)
     except UnicodeDecodeError as error:
         raise Refused("the form is not UTF-8") from error
 
 
-def parse_at_once(form: bytes) -> Pairs:
-    """Return what `parse_each` does, at a fifth of the cost; [] where that is not sure.
+def parse_at_once(form: bytes, marks: bytes) -> dict[str, str]:
+    """Return what `parse_each` does, at a fifth of the cost; {} where that is not sure.
 
     The whole form is decoded in one go, as quoted-printable, which has ``=2B`` for
-    ``%2B``.  It is sure if every escape took two bytes off, if each field has one "=",
-    and if U+0000, which stands for both marks between the texts, is there no more often.
+    ``%2B``.  It is sure if each field has one "=", every escape took two bytes off, the
+    U+0000 that stand for marks are all there are, and no name comes twice.
     """
+    if marks != b"=&" * (len(marks) // 2) + b"=":
+        return {}
     plain = binascii.a2b_qp(form.translate(FORM_MARKS))
-    marks = form.translate(None, ALL_BUT_MARKS)
-    if (
-        not form.isascii()  # an escape may be half of a letter
-        or len(form) - len(plain) != 2 * form.count(b"%")
-        or plain.count(b"\x00") != len(marks)
-        or marks != b"=&" * (len(marks) // 2) + b"="
-        or b"\n" in form  # quoted-printable joins lines
-        or b"\r" in form
-    ):
-        return []
-    texts = iter(plain.decode().split("\x00"))
-    return list(zip(texts, texts))  # in twos: a name, its value
+    texts = plain.decode().split("\0")
+    each = iter(texts)
+    fields = dict(zip(each, each))  # in twos: a name, its value
+    if len(form) - len(plain) != 2 * form.count(b"%"):
+        return {}
+    return fields if len(texts) == len(marks) + 1 == 2 * len(fields) else {}
 
 
-def parse_each(form: bytes) -> Pairs:
+def parse_each(form: bytes) -> Fields:
     text = form.decode()
     if MALFORMED_ESCAPE.search(text):
         raise Refused("the form has a % that is not followed by two hex digits")
-    return parse_qsl(text, keep_blank_values=True, errors="strict", separator="&")
+    pairs = parse_qsl(text, keep_blank_values=True, errors="strict", separator="&")
+    fields = dict(pairs)
+    return fields if len(fields) == len(pairs) else pairs
 
 
 # -------------------------------------------------------------------------- 2. Verify
@@ -438,7 +437,7 @@ def spellings(uri: str) -> Iterator[str]:
                     yield spelled
 
 
-def signed_string(uri: str, pairs: Iterable[tuple[str, str]] = ()) -> str:
+def signed_string(uri: str, fields: dict[str, str] | Iterable[tuple[str, str]] = ()) -> str:
     """Return what Twilio signs: the URL, then each name and value, sorted, no delimiters.
 
     A value that a name has twice counts once.  As nothing stands between them, ``A=bc``
@@ -447,14 +446,23 @@ def signed_string(uri: str, pairs: Iterable[tuple[str, str]] = ()) -> str:
     >>> signed_string("https://abc.example/sms", [("To", "b"), ("From", "a"), ("To", "b")])
     'https://abc.example/smsFromaTob'
     """
-    return uri + "".join([name + value for name, value in sorted(set(pairs))])
+    if isinstance(fields, dict):  # where no name comes twice, the names alone give the order
+        return uri + "".join([name + fields[name] for name in sorted(fields)])
+    return uri + "".join([name + value for name, value in sorted(set(fields))])
 
 
-def sign(token: bytes, string: str, algorithm: str = HMAC_SHA1) -> bytes:
-    """Return the signature of *string* in base64."""
-    # A lone surrogate has no UTF-8 and was never signed; any bytes will do for it.
-    text = string.encode("utf-8", "surrogatepass")
-    return binascii.b2a_base64(hmac.digest(token, text, HASHES[algorithm]), newline=False)
+class Key:
+    """A token that signs.  What an HMAC does with the key alone is done once for all strings."""
+
+    def __init__(self, token: bytes) -> None:
+        self._begun = {name: hmac.new(token, digestmod=digest) for name, digest in HASHES.items()}
+
+    def sign(self, string: str, algorithm: str = HMAC_SHA1) -> bytes:
+        """Return the signature of *string* in base64."""
+        begun = self._begun[algorithm].copy()
+        # A lone surrogate has no UTF-8 and was never signed; any bytes will do for it.
+        begun.update(string.encode("utf-8", "surrogatepass"))
+        return binascii.b2a_base64(begun.digest(), newline=False)
 
 
 def signature_algorithm(settings: str | None) -> str:
@@ -530,6 +538,7 @@ class RequestValidator:
         self._tokens = to_tokens(token)
         if not self._tokens:
             raise ValueError("the token is blank: a signature made with it proves nothing")
+        self._keys = [Key(token) for token in self._tokens]
 
     def compute_signature(self, uri: str, params: Any = None, algorithm: str | None = None) -> str:
         """Return the signature of a request for *uri* with the form fields *params*.
@@ -541,7 +550,7 @@ class RequestValidator:
         if algorithm not in HASHES:
             raise ValueError(f"{printable(algorithm, 40)!r} is neither of {', '.join(HASHES)}")
         uri = uri.partition("#")[0]  # never requested, so never signed
-        return sign(self._tokens[0], signed_string(uri, to_pairs(params)), algorithm).decode()
+        return self._keys[0].sign(signed_string(uri, to_pairs(params)), algorithm).decode()
 
     def compute_hash(self, body: str | bytes | bytearray) -> str:
         """Return the SHA-256 of *body* in hex, as ``bodySHA256`` has it for a JSON body."""
@@ -569,16 +578,19 @@ class RequestValidator:
         return self.matches(uri, signed_string("", to_pairs(params)), signature or "", algorithm)
 
     def matches(
-        self, uri: str, fields: str, signature: str | bytes, algorithm: str | None = None
+        self, uri: str, joined: str, signature: str | bytes, algorithm: str | None = None
     ) -> bool:
-        """Return whether a token signed *uri* in any spelling, with *fields* behind it."""
+        """Return whether a token signed *uri* in any spelling, and behind it *joined*.
+
+        That is what `signed_string` makes of the fields.
+        """
         given = to_bytes(signature)
-        algorithm = (algorithm or HMAC_SHA1).upper()
+        algorithm = algorithm.upper() if algorithm else HMAC_SHA1
         if algorithm not in HASHES:
             return False
         for spelling in spellings(uri):
-            for token in self._tokens:
-                if hmac.compare_digest(sign(token, spelling + fields, algorithm), given):
+            for key in self._keys:
+                if hmac.compare_digest(key.sign(spelling + joined, algorithm), given):
                     return True
         return False
 
@@ -674,6 +686,16 @@ class IncomingMessage(dict[str, str]):
         return tuple(found)
 
 
+def understand(fields: Fields, url: str, query: Fields) -> IncomingMessage:
+    """Return the message that *fields* are; raise `Refused` if nobody sent it."""
+    message = IncomingMessage(fields, url=url, query=query)
+    if not message.get("From"):
+        raise Refused("there is no From")
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug("Incoming message from %s: %s", printable(message.from_), printable(message.body))
+    return message
+
+
 class Sessions:
     """What a conversation remembers, in a cookie: no database, any number of machines.
 
@@ -693,11 +715,13 @@ class Sessions:
     MAX_COOKIE = 4096  # bytes, name and attributes included: RFC 6265, section 6.1
 
     def __init__(self, tokens: list[bytes]) -> None:
-        self._keys = [hmac.digest(token, b"smsreply session", "sha256") for token in tokens]
+        self._keys = [Key(hmac.digest(t, b"smsreply session", "sha256")) for t in tokens]
 
-    def read(self, message: IncomingMessage, cookies: str) -> str:
+    def read(self, message: IncomingMessage, cookies: str | None) -> str:
         """Fill in the session of *message*; return its JSON, to tell whether it changed."""
-        for cookie in cookies.split(";") if len(cookies) <= 4 * self.MAX_COOKIE else ():
+        if not cookies or len(cookies) > 4 * self.MAX_COOKIE:
+            return ""
+        for cookie in cookies.split(";"):
             name, _, value = cookie.strip().partition("=")
             if name == self.NAME and (text := self._opened(message, value)):
                 import json
@@ -727,9 +751,8 @@ class Sessions:
         return binascii.a2b_base64(text).decode()
 
     @staticmethod
-    def _sign(key: bytes, content: str, message: IncomingMessage) -> bytes:
-        bound = "\0".join((content, message.from_, message.to))
-        return sign(key, bound, HMAC_SHA256)
+    def _sign(key: Key, content: str, message: IncomingMessage) -> bytes:
+        return key.sign("\0".join((content, message.from_, message.to)), HMAC_SHA256)
 
     def write(self, message: IncomingMessage, before: str) -> str:
         """Return the ``Set-Cookie`` for the session of *message*; "" if it did not change.
@@ -1095,8 +1118,10 @@ def split_text(text: str) -> list[str]:
     """
     if len(text) > MAX_TWIML:
         raise ValueError(f"the text has {len(text)} characters, and {MAX_TWIML} bytes are the most")
+    if len(text) <= MAX_MESSAGE // 2:
+        return [text] if text.strip() else []
     pieces = []
-    while len(text) > MAX_MESSAGE // 2 and utf16_units(text) > MAX_MESSAGE:
+    while utf16_units(text) > MAX_MESSAGE:
         # An emoji of two units that the end falls into goes to the next piece.
         most = text.encode("utf-16-le")[: 2 * MAX_MESSAGE].decode("utf-16-le", "ignore")
         cut = len(most) - len(re.split(r"\s", most)[-1]) or len(most)
@@ -1178,34 +1203,36 @@ class App:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         """Answer one request, as PEP 3333 has it."""
-        fields: Pairs = []
-        message = None
+        fields: Fields = {}
+        genuine = False
         try:
-            reply = self._find(environ)
+            handler = self._find(environ)
             fields, query, target = read(environ)  # 1. Read
             url = request_url(environ, target, self._public_url)
-            signed = self._verify(environ, url, fields)  # 2. Verify
-            message = IncomingMessage(fields, url=url, query=query)  # 3. Understand
-            session = self._understand(message, environ)
-            answer = self._answer(reply, message, session, signed)  # 4. Write, 6. Remember
+            joined = self._verify(environ, url, fields)  # 2. Verify
+            genuine = self.verified
+            message = understand(fields, url, query)  # 3. Understand
+            before = self._sessions.read(message, environ.get("HTTP_COOKIE"))
+            answer = self._answer(handler, message, before, joined)  # 4. Write, 6. Remember
         except Refused as refused:
-            genuine = self.verified and message is not None
             answer = self._refuse(environ, refused, fields, genuine)
         start_response(answer.status, answer.headers())
         return [answer.body]
 
-    def _verify(self, environ: WSGIEnvironment, url: str, fields: Pairs) -> str:
+    def _verify(self, environ: WSGIEnvironment, url: str, fields: Fields) -> str:
         """Return the fields as they are signed; raise `NotSigned` unless Twilio did."""
+        if not self.verified and self._memory is None:
+            return ""
         # Of a GET the fields are in the URL already.
-        signed = signed_string("", fields if environ["REQUEST_METHOD"] == "POST" else ())
+        joined = signed_string("", fields if environ["REQUEST_METHOD"] == "POST" else ())
         if self.verified:
             validator = self._validator or self._first_request()
             signature = environ.get("HTTP_X_TWILIO_SIGNATURE", "")
             settings = environ.get("HTTP_X_TWILIO_WEBHOOKS_SIGNATURE_SETTINGS")
             algorithm = signature_algorithm(settings) if settings else None
-            if not validator.matches(url, signed, signature, algorithm):
+            if not validator.matches(url, joined, signature, algorithm):
                 raise NotSigned(lambda: why_not_signed(validator, environ, url, fields))
-        return signed
+        return joined
 
     def _first_request(self) -> RequestValidator:
         tokens = self.tokens()
@@ -1224,23 +1251,12 @@ class App:
             return to_tokens(os.environ.get("TWILIO_AUTH_TOKEN"))
         return self._auth_token
 
-    def _understand(self, message: IncomingMessage, environ: WSGIEnvironment) -> str:
-        """Return the session of *message* as JSON, or raise `Refused` if nobody sent it."""
-        if not message.get("From"):
-            raise Refused("there is no From")
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug(
-                "Incoming message from %s: %s", printable(message.from_), printable(message.body)
-            )
-        cookies = environ.get("HTTP_COOKIE")
-        return self._sessions.read(message, cookies) if cookies else ""
-
     def _answer(
-        self, reply: Handler, message: IncomingMessage, session: str, signed: str
+        self, handler: Handler, message: IncomingMessage, before: str, joined: str
     ) -> Answer:
         """Return the answer to *message*: from the cache, later, or from the handler now."""
         if self._memory is None or not message.get("MessageSid"):
-            return self._handle(reply, message, session)
+            return self._handle(handler, message, before)
         came_back = COME_BACK.search(message.url)
         if came_back:
             key, round_ = came_back[1], int(came_back[2])
@@ -1248,20 +1264,20 @@ class App:
             message.query.pop("smsreply", None)
             message.pop("smsreply", None)
         else:
-            key, round_ = message_key(message.url, signed), 0
-        handle = contextvars.copy_context().run
+            key, round_ = message_key(message.url, joined), 0
+        run = contextvars.copy_context().run
         answer = self._memory.answer(
-            key, round_, lambda: handle(self._handle, reply, message, session)
+            key, round_, lambda: run(self._handle, handler, message, before)
         )
         return answer or come_back(message, key, round_ + 1)
 
-    def _handle(self, reply: Handler, message: IncomingMessage, session: str) -> Answer:
+    def _handle(self, handler: Handler, message: IncomingMessage, before: str) -> Answer:
         """Run the handler.  Whatever it does, but for a Ctrl-C, there is an answer."""
         try:
-            body = twiml(reply(message))
+            body = twiml(handler(message))
             if len(body) > MAX_TWIML:
                 raise ValueError(f"the TwiML is over {MAX_TWIML} bytes, and Twilio would refuse it")
-            cookie = self._sessions.write(message, session) if session or message.session else ""
+            cookie = self._sessions.write(message, before) if before or message.session else ""
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit, CancelledError, a Timeout of gevent's
@@ -1277,14 +1293,15 @@ class App:
         return Answer(body, OK, (("Set-Cookie", cookie),) if cookie else ())
 
     def _refuse(
-        self, environ: WSGIEnvironment, refused: Refused, fields: Pairs, genuine: bool
+        self, environ: WSGIEnvironment, refused: Refused, fields: Fields, genuine: bool
     ) -> Answer:
         """Log why there is no TwiML, and return what the sender gets instead.
 
         Each message that was *genuine*, that is signed, is in the log.  What anybody can
         send is there once a second.
         """
-        if genuine or self._seldom.admits(refused.status):
+        more = "" if genuine else self._seldom.admits(refused.status)
+        if more is not None:
             request = f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}"
             sid = dict(fields).get("MessageSid")
             log.warning(
@@ -1293,7 +1310,7 @@ class App:
                 printable(request, 200),
                 f", message {printable(sid, 64)}" if sid else "",
                 refused.reason(),
-                "" if genuine else self._seldom.held_back(refused.status),
+                more,
             )
         body = b"" if environ["REQUEST_METHOD"] == "HEAD" else f"{refused}\n".encode()
         return Answer(body, refused.status, refused.headers)
@@ -1337,12 +1354,12 @@ def from_path_on(url: str) -> str:
     return url[slash:] if slash >= 0 else "/"
 
 
-def message_key(url: str, signed: str) -> str:
+def message_key(url: str, joined: str) -> str:
     """Return what two deliveries of a message have in common, and no two messages have.
 
     Of the URL only the path and the query: which of our names Twilio used is not in it.
     """
-    return hashlib.sha256(to_bytes(from_path_on(url) + signed)).hexdigest()
+    return hashlib.sha256(to_bytes(from_path_on(url) + joined)).hexdigest()
 
 
 def come_back(message: IncomingMessage, key: str, round_: int) -> Answer:
@@ -1518,12 +1535,9 @@ class Memory:
             return method == "add" or None
 
     def _complain(self, what: str) -> None:
-        if self._seldom.admits("cache"):
-            log.error(
-                "the cache fails, and messages are answered without: %s%s",
-                what,
-                self._seldom.held_back("cache"),
-            )
+        more = self._seldom.admits("cache")
+        if more is not None:
+            log.error("the cache fails, and messages are answered without: %s%s", what, more)
 
 
 def written(key: str, answer: Answer) -> list[Any]:
@@ -1682,7 +1696,7 @@ TWICE = "something decoded the form twice"
 
 
 def why_not_signed(
-    validator: RequestValidator, environ: WSGIEnvironment, url: str, fields: Pairs
+    validator: RequestValidator, environ: WSGIEnvironment, url: str, fields: Fields
 ) -> str:
     """Return why a request is refused, for the log: with nothing that names a person."""
     post = environ["REQUEST_METHOD"] == "POST"
@@ -1719,6 +1733,7 @@ class Diagnosis:
         self._algorithm = (algorithm or signature_algorithm(settings)).upper()
         self._signature = to_bytes(signature or self._headers.get("x-twilio-signature") or b"")
         self._tokens = tokens
+        self._keys = [Key(token) for token in tokens]
         uri = sendable(uri)
         self._uri, _, self._fragment = uri.partition("#")
         self._parts = URL_PARTS.fullmatch(self._uri)
@@ -1778,7 +1793,7 @@ class Diagnosis:
         bare = self._signature.strip(b" \t\r\n\"'")
         if bare != self._signature and self._made_by(self._tokens, bare, self._algorithm):
             return "the signature has white space or quotes around it that Twilio did not send"
-        size = len(sign(b"", "", self._algorithm))
+        size = len(self._keys[0].sign("", self._algorithm))
         if len(bare) != size:
             return (
                 f"the signature has {len(bare)} characters, and one made with"
@@ -1796,8 +1811,8 @@ class Diagnosis:
         for guess in itertools.islice(self._guesses(), tries):
             signed = "".join([text for text, _ in guess])
             if any(
-                hmac.compare_digest(sign(token, signed, self._algorithm), self._signature)
-                for token in self._tokens
+                hmac.compare_digest(key.sign(signed, self._algorithm), self._signature)
+                for key in self._keys
             ):
                 advice = "; ".join([advice for _, advice in guess if advice])
                 return f"signed for {self._shown(guess[0][0] + guess[1][0])}: {advice}"
@@ -2174,8 +2189,9 @@ def refuse_all(why: str) -> WSGIApplication:
     seldom = Seldom()
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        if seldom.admits(why):
-            log.error("%s%s", why, seldom.held_back(why))
+        more = seldom.admits(why)
+        if more is not None:
+            log.error("%s%s", why, more)
         start_response(FAILED.status, FAILED.headers())
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else FAILED.body]
 
@@ -2660,7 +2676,7 @@ class Phone:
         )
         signed = signed_string(url, params.items() if method == "POST" else ()) if tokens else ""
         if signature is None:
-            signature = sign(tokens[0], signed).decode() if tokens else ""
+            signature = Key(tokens[0]).sign(signed).decode() if tokens else ""
         target = self._target(url)
         _, credentials, host, rest = split_url(target)
         headers = [("Host", host), ("User-Agent", "TwilioProxy/1.1"), ("Accept", "*/*")]

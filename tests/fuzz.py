@@ -193,7 +193,8 @@ def form(choose):
     if re.search(rb"%(?![0-9A-Fa-f]{2})", raw) or raw.count(b"&") >= 1000:
         pairs = None
     try:
-        got = smsreply.parse(raw)
+        fields = smsreply.parse(raw)
+        got = list(fields.items()) if isinstance(fields, dict) else fields
     except smsreply.Refused:
         got = None
     assert got == pairs, raw

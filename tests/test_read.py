@@ -281,6 +281,15 @@ def oracle(form):
     return parse_qsl(text, keep_blank_values=True, errors="strict", separator="&")
 
 
+def pairs(form):
+    """Return what `parse` does, a dict unless a name comes twice, in pairs as the oracle has it."""
+    fields = smsreply.parse(form)
+    if isinstance(fields, dict):
+        return list(fields.items())
+    assert len(dict(fields)) < len(fields)
+    return fields
+
+
 @pytest.mark.parametrize(
     "form",
     [
@@ -293,7 +302,7 @@ def oracle(form):
     ],
 )  # fmt: skip
 def test_a_form_is_read_as_parse_qsl_reads_it(form):
-    assert outcome(smsreply.parse, form) == outcome(oracle, form)
+    assert outcome(pairs, form) == outcome(oracle, form)
 
 
 def test_any_form_is_read_as_parse_qsl_reads_it():
@@ -316,12 +325,12 @@ def test_any_form_is_read_as_parse_qsl_reads_it():
     @settings
     @hypothesis.given(well_formed)
     def whatever_is_well_formed(form):
-        assert smsreply.parse(form) == oracle(form)
+        assert pairs(form) == oracle(form)
 
     @settings
     @hypothesis.given(st.one_of(st.lists(pieces).map(b"".join), st.binary()))
     def whatever_comes(form):
-        assert outcome(smsreply.parse, form) == outcome(oracle, form)
+        assert outcome(pairs, form) == outcome(oracle, form)
 
     whatever_is_well_formed()
     whatever_comes()
@@ -331,4 +340,4 @@ def test_a_message_of_twilios_takes_the_short_way(monkeypatch):
     """Or else nobody would notice that it is five times as slow."""
     monkeypatch.delattr(smsreply, "parse_each")
     form = urlencode(MESSAGE).encode()
-    assert smsreply.parse(form) == parse_qsl(form.decode(), keep_blank_values=True)
+    assert pairs(form) == parse_qsl(form.decode(), keep_blank_values=True)
