@@ -686,6 +686,9 @@ class IncomingMessage(dict[str, str]):
         return tuple(found)
 
 
+COOKIE_AGE = 4 * 60 * 60  # in seconds: as long as Twilio keeps one
+
+
 def understand(fields: Fields, url: str, query: Fields) -> IncomingMessage:
     """Return the message that *fields* are; raise `Refused` if nobody sent it."""
     message = IncomingMessage(fields, url=url, query=query)
@@ -711,7 +714,6 @@ class Sessions:
     """
 
     NAME = "smsreply"
-    MAX_AGE = 4 * 60 * 60  # seconds: as long as Twilio keeps it
     MAX_COOKIE = 4096  # bytes, name and attributes included: RFC 6265, section 6.1
 
     def __init__(self, tokens: list[bytes]) -> None:
@@ -746,7 +748,7 @@ class Sessions:
         if version != "1":
             return ""
         written, text = rest
-        if time.time() - int(written) > self.MAX_AGE:
+        if time.time() - int(written) > COOKIE_AGE:
             return ""
         return binascii.a2b_base64(text).decode()
 
@@ -769,7 +771,7 @@ class Sessions:
             f"1.{int(time.time())}.{binascii.b2a_base64(text.encode(), newline=False).decode()}"
         )
         value = f"{content}.{self._sign(self._keys[0], content, message).decode()}"
-        cookie = f"{self.NAME}={value}; Path=/; Max-Age={self.MAX_AGE}; HttpOnly{secure}"
+        cookie = f"{self.NAME}={value}; Path=/; Max-Age={COOKIE_AGE}; HttpOnly{secure}"
         if len(cookie) > self.MAX_COOKIE:
             sizes = {key: len(session_json({key: value})) for key, value in message.session.items()}
             key = max(sizes, key=sizes.__getitem__)
@@ -2367,36 +2369,18 @@ PHONE_NUMBER, YOUR_NUMBER = "+15005550001", "+15005550006"
 
 # Twilio's own codes, in its words more or less, and what helps.
 ERRORS = {
-    11200: (
-        "the URL could not be retrieved",
-        "open the URL in a browser: does it lead to your server?",
-    ),
-    11205: (
-        "no connection, or no answer in time",
-        "start the server; answer within 15 s, or use a cache",
-    ),
-    11206: (
-        "not HTTP, or an illegal cookie",
-        "look at the answer's first bytes and at its Set-Cookie",
-    ),
+    11200: ("the URL could not be retrieved", "open the URL in a browser: does it lead to your server?"),
+    11205: ("no connection, or no answer in time", "start the server; answer within 15 s, or use a cache"),
+    11206: ("not HTTP, or an illegal cookie", "look at the answer's first bytes and at its Set-Cookie"),
     11215: ("too many redirects", "let a redirect lead to an answer"),
-    11217: (
-        "the answer's status is an error",
-        "the server's log says why; 403 is a refused signature",
-    ),
+    11217: ("the answer's status is an error", "the server's log says why; 403 is a refused signature"),
     11750: ("the answer is over 64 kB", "answer with less"),
     12100: ("the answer is not well-formed XML", "escape & and <; let nothing stand before <?xml"),
-    12200: (
-        "the answer is XML, but not TwiML",
-        "use only Twilio's verbs and attributes, case and all",
-    ),
+    12200: ("the answer is XML, but not TwiML", "use only Twilio's verbs and attributes, case and all"),
     12300: ("the answer's Content-Type is missing or unusable", "send text/xml"),
-    14103: (
-        "a message has neither text nor media, or too much of it",
-        "1 to 1600 characters, 10 media",
-    ),
+    14103: ("a message has neither text nor media, or too much of it", "1 to 1600 characters, 10 media"),
     14107: ("too many replies in a chain", "let an automatic reply not be replied to"),
-}
+}  # fmt: skip
 
 
 class TwilioError(Exception):
@@ -2414,6 +2398,13 @@ class TwilioError(Exception):
         super().__init__(
             f"{code}: {self.meaning}{f' ({self.detail})' if detail else ''}: {self.cure}"
         )
+
+
+class ConnectFailed(TwilioError):
+    """There is no connection, so that nothing was sent."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(11205, detail)
 
 
 class Request(bytes):
@@ -2512,7 +2503,6 @@ class Phone:
     CONNECT_TIMEOUT = 5
     REDIRECTS = 10
     REPLIES = 30
-    COOKIE_AGE = 4 * 60 * 60
 
     def __init__(
         self,
@@ -2632,70 +2622,68 @@ class Phone:
     ) -> Response:
         """Make one request, and again if Twilio would; return the answer."""
         deadline = time.monotonic() + self._seconds("tt", self.TIMEOUT, self.TIMEOUT)
-        tries = min(int_or(self._overrides.get("rc"), 1), 5)
-        policy = self._overrides.get("rp", "ct").lower().split(",")
         jar = self._jars.setdefault((params.get("From", ""), params.get("To", "")), Jar())
         request = self._made(url, method, params, jar, signature)
-        for left in range(tries, -1, -1):
+        for left in range(min(int_or(self._overrides.get("rc"), 1), 5), -1, -1):
             exchange.requests.append(request)
             try:
                 answer = self._sent(request, deadline)
-            except (ConnectFailed, TwilioError) as error:
-                if not left or not {
-                    "all",
-                    "ct" if isinstance(error, ConnectFailed) else "rt",
-                } & set(policy):
-                    if isinstance(error, ConnectFailed):
-                        raise TwilioError(11205, str(error)) from error
-                    exchange.answers += [error.answer] if error.answer is not None else []
-                    raise
-                exchange.requests.pop()
-                continue
+            except TwilioError as error:
+                if left and self._repeats("ct" if isinstance(error, ConnectFailed) else "rt"):
+                    exchange.requests.pop()
+                    continue
+                exchange.answers += [error.answer] if error.answer is not None else []
+                raise
             exchange.answers.append(answer)
             jar.keep(answer, url)
             if answer.status < 400:
                 return answer
-            if not left or not {"all", f"{answer.status // 100}xx"} & set(policy):
+            if not self._repeats(f"{answer.status // 100}xx"):
                 break
         unsigned = answer.status == 403 and not request.signature
         hint = ", and nothing was signed: set TWILIO_AUTH_TOKEN" if unsigned else ""
         raise TwilioError(11217, f"status {answer.status}{hint}")
 
+    def _repeats(self, failure: str) -> bool:
+        """Return whether the URL's fragment, or Twilio's default, has it try again after that.
+
+        *failure* is ``ct`` (no connection), ``rt`` (no answer in time), ``4xx`` or ``5xx``.
+        """
+        policy = self._overrides.get("rp", "ct").lower().split(",")
+        return failure in policy or "all" in policy
+
     def _made(
         self, url: str, method: str, params: dict[str, str], jar: Jar, signature: str | None
     ) -> Request:
         """Return the request for *url*, whole and signed."""
-        from uuid import uuid4
-
         url = url.partition("#")[0]
         form = urlencode(params, errors="replace")
         if method != "POST":
             url, form = f"{url}{'&' if '?' in url else '?'}{form}", ""
-        tokens = to_tokens(
-            os.environ.get("TWILIO_AUTH_TOKEN") if self.auth_token is None else self.auth_token
-        )
-        signed = signed_string(url, params.items() if method == "POST" else ()) if tokens else ""
-        if signature is None:
-            signature = Key(tokens[0]).sign(signed).decode() if tokens else ""
+        signed, right = self._signed(url, params if method == "POST" else {})
+        signature = right if signature is None else signature
         target = self._target(url)
-        _, credentials, host, rest = split_url(target)
-        headers = [("Host", host), ("User-Agent", "TwilioProxy/1.1"), ("Accept", "*/*")]
-        if credentials:
-            login = binascii.b2a_base64(credentials.encode(), newline=False).decode()
-            headers.append(("Authorization", f"Basic {login}"))
-        headers += [("I-Twilio-Idempotency-Token", str(uuid4())), ("X-Home-Region", "us1")]
-        headers += [("X-Twilio-Signature", signature)] if signature else []
-        headers += [("Cookie", jar.header(url))] if jar.header(url) else []
+        headers = request_headers(target, signature, jar.header(url))
         if method == "POST":
             headers.append(("Content-Type", FORM_TYPE + "; charset=UTF-8"))
             headers.append(("Content-Length", str(len(form))))
         headers.append(("Connection", "close"))
         head = "".join([f"{name}: {value}\r\n" for name, value in headers])
-        request = Request(f"{method} {rest} HTTP/1.1\r\n{head}\r\n{form}".encode())
+        line = f"{method} {split_url(target)[3]} HTTP/1.1\r\n"
+        request = Request(f"{line}{head}\r\n{form}".encode())
         request.method, request.url, request.target = method, url, target
         request.fields, request.headers, request.body = list(params.items()), headers, form.encode()
         request.signed, request.signature = signed, signature
         return request
+
+    def _signed(self, url: str, fields: dict[str, str]) -> tuple[str, str]:
+        """Return the string that is signed, and its signature; without a token, neither."""
+        found = os.environ.get("TWILIO_AUTH_TOKEN") if self.auth_token is None else self.auth_token
+        tokens = to_tokens(found)
+        if not tokens:
+            return "", ""
+        signed = signed_string(url, fields)
+        return signed, Key(tokens[0]).sign(signed).decode()
 
     def _target(self, url: str) -> str:
         """Return where a request for *url* goes: what stands before the webhook is left out."""
@@ -2734,6 +2722,21 @@ def no_good(answer: Response, code: int, detail: str = "") -> TwilioError:
 def begins(url: str, origin: str) -> bool:
     """Return whether *url* is below *origin*: a name that only begins like its is not."""
     return url.startswith(origin) and url[len(origin) : len(origin) + 1] in ("", "/", "?", "#")
+
+
+def request_headers(target: str, signature: str, cookies: str) -> list[tuple[str, str]]:
+    """Return the headers that Twilio sends, but for those of a body."""
+    from uuid import uuid4
+
+    _, credentials, host, _ = split_url(target)
+    headers = [("Host", host), ("User-Agent", "TwilioProxy/1.1"), ("Accept", "*/*")]
+    if credentials:
+        login = binascii.b2a_base64(credentials.encode(), newline=False).decode()
+        headers.append(("Authorization", f"Basic {login}"))
+    headers += [("I-Twilio-Idempotency-Token", str(uuid4())), ("X-Home-Region", "us1")]
+    headers += [("X-Twilio-Signature", signature)] if signature else []
+    headers += [("Cookie", cookies)] if cookies else []
+    return headers
 
 
 def split_url(url: str) -> tuple[str, str, str, str]:
@@ -2798,41 +2801,41 @@ def new_sid(prefix: str) -> str:
 
 
 ACCOUNT = "AC" + "0123456789abcdef" * 2
+# What Twilio says of a US number whose place it does not know.
+NO_PLACE = {name: "US" if name.endswith("Country") else "" for name in reversed(PLACES)}
 
 
 def message_params(
     number: str, to: str, body: str, media: Iterable[Any], more: Mapping[str, str | None]
 ) -> dict[str, str]:
     """Return the parameters that Twilio sends for a message, those of *more* among them."""
-    import mimetypes
-
-    media = [media] if isinstance(media, str) else media
-    pictures = [
-        one if isinstance(one, tuple) else (one, mimetypes.guess_type(one)[0]) for one in media
-    ]
+    pictures = typed_media(media)
     sid = new_sid("MM" if pictures else "SM")
     channel = number.partition(":")[0] + ":" if ":" in number else ""
-    params = {}
-    if not channel:  # WhatsApp's and RCS's messages come from no place
-        countries = "FromCountry", "ToCountry"
-        params = {name: "US" if name in countries else "" for name in reversed(PLACES)}
+    params = {} if channel else dict(NO_PLACE)  # WhatsApp's and RCS's come from no place
     params.update(SmsMessageSid=sid, SmsSid=sid, SmsStatus="received", Body=body)
-    params.update(NumMedia=str(len(pictures)))
+    params.update(NumMedia=str(len(pictures)), NumSegments=segments(body, len(pictures)))
     if channel == "whatsapp:":
         params.update(ProfileName="Ada", WaId=number.rpartition("+")[2])
         params.update(MessageType="text", ReferralNumMedia="0")
     for index, (url, content_type) in enumerate(pictures):
         params[f"MediaUrl{index}"] = url
-        params[f"MediaContentType{index}"] = content_type or "image/jpeg"
-    params.update(
-        To=to if to.startswith(channel) else channel + to, NumSegments=segments(body, len(pictures))
-    )
-    params.update(MessageSid=sid, AccountSid=ACCOUNT, From=number, ApiVersion="2010-04-01")
-    for name, value in more.items():
-        params[name] = value or ""
-        if value is None:
-            del params[name]
-    return params
+        params[f"MediaContentType{index}"] = content_type
+    params.update(To=to if to.startswith(channel) else channel + to, From=number)
+    params.update(MessageSid=sid, AccountSid=ACCOUNT, ApiVersion="2010-04-01")
+    params.update({name: value for name, value in more.items() if value is not None})
+    return {name: value for name, value in params.items() if more.get(name, "") is not None}
+
+
+def typed_media(media: Iterable[Any]) -> list[tuple[str, str]]:
+    """Return the URL and the content type of each; the type is guessed if it is not given."""
+    import mimetypes
+
+    media = [media] if isinstance(media, str) else media
+    pairs = [
+        one if isinstance(one, tuple) else (one, mimetypes.guess_type(one)[0]) for one in media
+    ]
+    return [(url, content_type or "image/jpeg") for url, content_type in pairs]
 
 
 def segments(body: str, pictures: int) -> str:
@@ -2845,19 +2848,22 @@ def segments(body: str, pictures: int) -> str:
 def status_params(message: SentMessage, params: Mapping[str, str]) -> dict[str, str]:
     """Return the parameters of the status callback for *message*, the answer to *params*."""
     sid = new_sid("SM")
-    status = {
+    return {
         "SmsSid": sid,
         "SmsStatus": "sent",
         "MessageStatus": "sent",
         "To": message.to,
         "MessageSid": sid,
-    }
-    return {
-        **status,
         "AccountSid": params.get("AccountSid", ACCOUNT),
         "From": message.from_,
         "ApiVersion": "2010-04-01",
     }
+
+
+# What Twilio knows in a messaging document: what it may stand in, and its attributes.
+ROOT = {"Response": ()}
+VERBS = {"Message": ("to", "from", "action", "method", "statusCallback"), "Redirect": ("method",)}
+NOUNS = {"Message": {"Body": (), "Media": ()}, "Redirect": {}}
 
 
 def verbs_of(answer: Response) -> list[Any]:
@@ -2871,19 +2877,13 @@ def verbs_of(answer: Response) -> list[Any]:
     if kind not in ("text/xml", "application/xml", "text/html"):
         raise TwilioError(12300, f"it is {kind!r}" if kind else "there is none")
     response = parse_xml(answer.body)
-    check_element(response, {"Response": ()}, "the root")
+    check_element(response, ROOT, "the root")
     for verb in response:
-        verbs = {
-            "Message": ("to", "from", "action", "method", "statusCallback"),
-            "Redirect": ("method",),
-        }
-        check_element(verb, verbs, "in <Response>")
+        check_element(verb, VERBS, "in <Response>")
         if verb.get("method", "POST").upper() not in ("GET", "POST"):
             raise TwilioError(12200, f"the method {verb.get('method')!r} is neither GET nor POST")
         for noun in verb:
-            check_element(
-                noun, {"Body": (), "Media": ()} if verb.tag == "Message" else {}, f"in <{verb.tag}>"
-            )
+            check_element(noun, NOUNS[verb.tag], f"in <{verb.tag}>")
             if len(noun):
                 raise TwilioError(12200, f"<{noun[0].tag}> in <{noun.tag}>")
     return list(response)
@@ -2947,7 +2947,7 @@ class Jar:
         options = {
             k.strip().lower(): v.strip() for k, _, v in [a.partition("=") for a in attributes]
         }
-        end = min(expiry(options), time.time() + Phone.COOKIE_AGE)
+        end = min(expiry(options), time.time() + COOKIE_AGE)
         self._cookies[host, name] = (value, "secure" in options, options.get("path", "/"), end)
 
     def header(self, url: str) -> str:
@@ -2976,10 +2976,6 @@ def expiry(options: Mapping[str, str]) -> float:
         return parsedate_to_datetime(options["expires"].replace("-", " ")).timestamp()
     except (KeyError, TypeError, ValueError, OverflowError):
         return float("inf")
-
-
-class ConnectFailed(Exception):
-    """There is no connection, so that nothing was sent."""
 
 
 def over_the_wire(request: Request, connect: float, read: float, deadline: float) -> Response:
