@@ -50,9 +50,20 @@ class Figures:
 
     def __init__(self):
         self.seconds, self.errors, self.count = [], {}, 0
+        self.each_second = {}  # how many were answered in it
 
     def error(self, what):
         self.errors[what] = self.errors.get(what, 0) + 1
+
+    def answered(self, started):
+        now = time.monotonic()
+        self.seconds.append(now - started)
+        self.each_second[int(now)] = self.each_second.get(int(now), 0) + 1
+
+    def slowest(self):
+        """Return how many were answered in the worst whole second: a stall would show."""
+        begin, end = min(self.each_second, default=0), max(self.each_second, default=0)
+        return min([self.each_second.get(second, 0) for second in range(begin + 1, end)], default=0)
 
     def row(self, name, seconds, memory):
         times = sorted(self.seconds) or [float("nan")]
@@ -60,8 +71,8 @@ class Figures:
         errors = ", ".join([f"{count} {what}" for what, count in self.errors.items()]) or "none"
         before, after = memory
         return (
-            f"| {name} | {len(self.seconds)} | {len(self.seconds) / seconds:.0f} | {errors} "
-            f"| {median:.1f} | {late:.1f} | {before:.1f} | {after:.1f} |"
+            f"| {name} | {len(self.seconds)} | {len(self.seconds) / seconds:.0f} | {self.slowest()} "
+            f"| {errors} | {median:.1f} | {late:.1f} | {before:.1f} | {after:.1f} |"
         )
 
 
@@ -92,7 +103,7 @@ async def honest(port, number, end, figures):
             writer = None
             continue
         if status == 200 and b"<Message>You said Hello &amp; &lt;b&gt;" in body:
-            figures.seconds.append(time.monotonic() - started)
+            figures.answered(started)
         else:
             figures.error(str(status))
     if writer:
@@ -210,8 +221,10 @@ async def level(port, process, seconds, name, honest_ones, others=()):
 
 
 async def levels(port, process, seconds, connections):
-    print("| | answered | a second | errors | median ms | 99 % ms | MiB before | MiB after |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    print(
+        "| | answered | a second | worst second | errors | median ms | 99 % ms | MiB before | after |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for count in connections:
         await level(port, process, seconds, f"{count} connections", count)
     for name, other in LEVELS.items():
