@@ -1425,6 +1425,7 @@ class Memory:
         deadline = time.monotonic() + self._patience
         while True:
             mine = Run(handle)
+            # Atomic: of all the deliveries that are here at once, one leads.
             run = self._running.setdefault(key, mine)
             if run is mine:
                 self._lead(key, run, round_, deadline)
@@ -1441,6 +1442,8 @@ class Memory:
             while True:
                 if not round_:
                     self._call("delete", "e" + key)  # an earlier run's
+                # In this order: an answer that another process puts there before it gives
+                # up its claim is seen by whoever gets the claim after it.
                 claimed = self._call("add", "c" + key, self.CLAIM_AGE, 1)
                 answer = self._kept(key, round_)
                 if claimed and answer is None:
@@ -1453,7 +1456,7 @@ class Memory:
                     return
                 round_ = round_ or 1  # who has waited gets how the other's run ends
                 time.sleep(self.POLL)
-        except BaseException:
+        except BaseException:  # or whoever waits for this run would wait for ever
             self._end(key, run, None)
             raise
 
@@ -1465,7 +1468,7 @@ class Memory:
                     start_thread(self._renew)
                     self._renewing = True
             POOL.submit(lambda: self._run(key, run))
-        except Busy:
+        except Busy:  # another process may have room
             self._call("delete", "c" + key)
             raise
 
@@ -1521,7 +1524,10 @@ class Memory:
             return None
 
     def _call(self, method: str, key: str, timeout: int = 0, value: Any = None) -> Any:
-        """Call the cache; if that fails, return what one that is empty would return."""
+        """Call the cache; if that fails, return what one that is empty would return.
+
+        That is True for ``add``: the message is claimed, and its handler runs.
+        """
         asked = time.monotonic()
         if asked < self._resumes:
             return method == "add" or None
@@ -1665,7 +1671,7 @@ class MemoryCache:
             return self._kept.pop(key, None) is not None
 
     def _put(self, key: str, value: Any, timeout: float | None) -> None:
-        self._kept.pop(key, None)
+        self._kept.pop(key, None)  # or it would keep its place among the oldest
         now = time.monotonic()
         while self._kept:
             oldest = next(iter(self._kept))
@@ -1832,17 +1838,18 @@ class Diagnosis:
         path, base = rest.partition("?")[0], self._uri.removesuffix(rest)
         query = rest.removeprefix(path)  # with its mark
         came = (base, ""), (path, ""), (query + self._fields, "")
+        # Each is made once: the product below would make the inner ones again and again.
         others = (
             unlike(base, bases(self._parts, self._headers)),
             unlike(path, paths(path)),
             unlike(query + self._fields, self._contents(query)),
         )
-        for part in 0, 1, 2:
+        for part in 0, 1, 2:  # one of them is another
             for other in others[part]:
                 yield (*came[:part], other, *came[part + 1 :])
         for text, advice in rare_forms(self._pairs) if self._short(query) else ():
             yield *came[:2], (query + text, advice)
-        for same in 2, 1, 0:
+        for same in 2, 1, 0:  # one of them is the same: most often the content
             yield from itertools.product(*others[:same], came[same : same + 1], *others[same + 1 :])
 
     def _contents(self, query: str) -> Iterator[tuple[str, str]]:
@@ -1965,7 +1972,11 @@ def paths(path: str) -> Iterator[tuple[str, str]]:
 
 
 def queries(query: str) -> Iterator[tuple[str, str]]:
-    """Yield what the query may have been, with its mark."""
+    """Yield what the query may have been, with its mark.
+
+    Frameworks decode it, keep it in a dict, and encode it again: that changes the order,
+    drops what is blank, and spells another way what may be spelled in two.
+    """
     if not query:
         yield "?", RAW.format("query", "without the lone ? at its end")
         return
@@ -2019,7 +2030,11 @@ def moved(query: str, pairs: Pairs, hashed: bool) -> Iterator[tuple[str, str]]:
 
 
 def forms(pairs: Pairs) -> Iterator[tuple[str, str]]:
-    """Yield what the fields may have been, as they are signed."""
+    """Yield what the fields may have been, as they are signed.
+
+    What is undone here is what parsers and middleware do to a form: trim, decode once
+    more or not at all, drop blank values and repeated names.
+    """
     if not pairs:
         return
     for change, advice in CHANGES:
@@ -2092,7 +2107,10 @@ def quest(message: IncomingMessage) -> str:
 
 
 class UsageError(Exception):
-    """Something that cannot be served or done as it was asked for; the text is one line."""
+    """Something that cannot be served or done as it was asked for; the text is one line.
+
+    On the command line it is all that is printed, and the exit status is 2.
+    """
 
 
 def load(target: str) -> Any:
@@ -2128,7 +2146,10 @@ def import_module(place: str) -> Any:
 
 
 def where_raised(error: BaseException) -> str:
-    """Return the error, and the last place of it that is not in this file, in one line."""
+    """Return the error, and the last place of it that is not in this file, in one line.
+
+    A SyntaxError has its place in its text, and a module that is not found has none.
+    """
     what = f"{type(error).__name__}: {printable(str(error), 300)}"
     trace, place = error.__traceback__, ""
     while trace:
@@ -2140,7 +2161,11 @@ def where_raised(error: BaseException) -> str:
 
 
 def is_application(target: Any) -> TypeGuard[WSGIApplication]:
-    """Return whether *target* is called as PEP 3333 has it, and not with a message."""
+    """Return whether *target* is called as PEP 3333 has it, and not with a message.
+
+    What takes one argument as well as two is a handler; of what has no signature (it is
+    written in C) nobody knows, and it is taken for one.
+    """
     import inspect
 
     try:
@@ -2176,6 +2201,7 @@ class EnvironmentApp:
 
 
 def from_environment() -> WSGIApplication:
+    # Of what is raised here the host would show the sender what it likes, a traceback say.
     try:
         handler = os.environ.get("SMSREPLY_HANDLER")
         target: Any = load(handler) if handler else quest
@@ -2227,6 +2253,7 @@ class Reloading:
         return self._application(environ, start_response)
 
     def _look(self) -> tuple[int, int]:
+        """Return what tells a version of the file from another: its time and its size."""
         try:
             status = os.stat(self._file)
         except OSError:  # an editor is just replacing it
@@ -2234,6 +2261,7 @@ class Reloading:
         return status.st_mtime_ns, status.st_size
 
     def _reload(self) -> None:
+        # Only this module is made anew: what it imports itself is the same as before.
         last_good = sys.modules.pop(self._name)
         try:
             self._application = self._make()
@@ -2328,6 +2356,7 @@ class Production:
         signal.signal(signal.SIGTERM, self.stop)
         while not self._stop:
             self._loop(1)
+        # waitress itself would drop what is in flight, and Twilio would have to ask again.
         self._server.del_channel()
         self._socket.close()  # from here on, nobody new
         deadline = time.monotonic() + self.GRACE
@@ -2562,10 +2591,11 @@ class Phone:
     ) -> None:
         """Request *url*, and whatever its answer leads to."""
         while True:
+            # Of HTTP's and of TwiML's both: either can go round in a circle.
             if len(exchange.requests) > self.REDIRECTS:
                 raise TwilioError(11215, f"{self.REDIRECTS} were followed")
             answer = self._request(exchange, url, method, params, signature)
-            signature = None
+            signature = None  # a given one was for the first request's URL
             location = answer.header("location")
             if answer.status in (301, 302, 303, 307, 308) and location:
                 # RFC 9110, 15.4: only 307 and 308 keep the method for certain.
@@ -2630,7 +2660,7 @@ class Phone:
                 answer = self._sent(request, deadline)
             except TwilioError as error:
                 if left and self._repeats("ct" if isinstance(error, ConnectFailed) else "rt"):
-                    exchange.requests.pop()
+                    exchange.requests.pop()  # requests and answers stay in step
                     continue
                 exchange.answers += [error.answer] if error.answer is not None else []
                 raise
@@ -2840,6 +2870,7 @@ def typed_media(media: Iterable[Any]) -> list[tuple[str, str]]:
 
 def segments(body: str, pictures: int) -> str:
     """Return in how many pieces a text goes over the air; of a picture message, its pictures."""
+    # GSM 03.40: 160 characters of 7 bits, or 70 of UCS-2; a header takes some off each piece.
     alone, joined = (160, 153) if body.isascii() else (70, 67)
     units = utf16_units(xml_text(body))
     return str(pictures or (1 if units <= alone else -(-units // joined)))
@@ -2867,7 +2898,10 @@ NOUNS = {"Message": {"Body": (), "Media": ()}, "Redirect": {}}
 
 
 def verbs_of(answer: Response) -> list[Any]:
-    """Return the verbs of an answer, checked; or its text, if it is in plain text."""
+    """Return the verbs of an answer, checked; or its text, if it is in plain text.
+
+    All of it is checked before any verb is obeyed: a document that is no good has no effect.
+    """
     kind = answer.header("content-type").partition(";")[0].strip().lower()
     if answer.status == 204:
         return []
@@ -2892,6 +2926,7 @@ def verbs_of(answer: Response) -> list[Any]:
 def check_element(
     element: ElementTree.Element, known: Mapping[str, tuple[str, ...]], where: str
 ) -> None:
+    """Raise error 12200 unless *element* and its attributes are *known*."""
     if element.tag not in known:
         raise TwilioError(
             12200, f"<{element.tag}> is {where}; known there: {', '.join(known) or 'nothing'}"
@@ -2929,7 +2964,7 @@ def message_of(verb: ElementTree.Element, url: str, params: Mapping[str, str]) -
 
 
 class Jar:
-    """The cookies that Twilio keeps for a pair of numbers."""
+    """The cookies that Twilio keeps for a pair of numbers, as RFC 6265 has browsers do it."""
 
     def __init__(self) -> None:
         self._cookies: dict[tuple[str, str], tuple[str, bool, str, float]] = {}
@@ -2993,7 +3028,8 @@ def over_the_wire(request: Request, connect: float, read: float, deadline: float
             connection.sendall(request)
             response = http.client.HTTPResponse(recorder, method=request.method)  # type: ignore[arg-type]
             response.begin()
-            body = response.read(MAX_TWIML + 1)
+            body = response.read(MAX_TWIML + 1)  # the one byte more tells that it is too long
+            # http.client returns a body that was cut off as if it were whole.
             if response.length and len(body) <= MAX_TWIML:
                 raise http.client.IncompleteRead(body, response.length)
         except (http.client.HTTPException, ValueError) as error:
@@ -3113,7 +3149,11 @@ def in_process(call: WSGIApplication, request: Request) -> Response:
 def called(
     call: WSGIApplication, environ: dict[str, Any]
 ) -> tuple[str, list[tuple[str, str]], bytes]:
-    """Call a WSGI callable as a server does, which answers 500 for one that raises."""
+    """Call a WSGI callable as a server does, which answers 500 for one that raises.
+
+    PEP 3333 lets it call `start_response` as late as with the first piece of its body, and
+    write a part of that through what `start_response` returns.
+    """
     started: list[Any] = []
     written: list[bytes] = []
 
@@ -3277,7 +3317,10 @@ class PhonePage:
         )
 
     def _keep(self, wanted: Mapping[str, Any], send: Callable[[Phone], Exchange]) -> dict[str, Any]:
-        """Send something, which may take a while, and keep what became of it."""
+        """Send something, which may take a while, and keep what became of it.
+
+        The lock is held only to keep it: several messages can be under way at once.
+        """
         phone, started = self._phone, time.time()
         kept = exchange_json(send(phone), phone)
         kept.update(at=started, how=text_in(wanted, "how"), again=wanted.get("again"))
@@ -4209,6 +4252,7 @@ def port_number(text: str) -> int:
 
 
 def run_serve(options: Any, _serve: Callable[[Any], None]) -> int:
+    """Serve the handler that was named, or the application, here or in production."""
     # What Python compiled it knows by size and second: a file that changes twice in one
     # would be taken for its old self.
     sys.dont_write_bytecode = not options.production
@@ -4238,6 +4282,7 @@ def load_from_here(target: str) -> Any:
 
 
 def make_app(options: Any, target: Any, verify: bool, cache: Cache) -> WSGIApplication:
+    """Return an application as it is, and a function, or a dict of them, wrapped in an App."""
     if is_application(target):
         return target
     path = options.path or PATH
@@ -4288,6 +4333,7 @@ def serve_here(options: Any, target: Any, _serve: Callable[[Any], None]) -> int:
 
 
 def warn_of_unsigned(target: Any, verify: bool, token: str) -> None:
+    """Say so if nobody is answered for want of a token, or anybody for want of a check."""
     if isinstance(target, App) and target.verified and not target.tokens():
         log.warning("%s", NoToken().reason())
     elif not is_application(target) and not verify:
@@ -4296,6 +4342,7 @@ def warn_of_unsigned(target: Any, verify: bool, token: str) -> None:
 
 
 def phone_beside(options: Any, webhook: str) -> None:
+    """Serve the phone in a thread; a port that is taken is no reason not to serve the rest."""
     try:
         server = serve_phone(webhook, public_url_of(options), options.phone_port)
     except OSError as error:
@@ -4338,6 +4385,7 @@ def serve_in_production(options: Any, target: Any, _serve: Callable[[Any], None]
 
 
 def listening(make: Callable[[], Any], host: str, port: int) -> Any:
+    """Return the server that *make* makes; an address that cannot be had is a `UsageError`."""
     try:
         return make()
     except ValueError as error:
@@ -4372,6 +4420,7 @@ def log_to_terminal(level: int) -> None:
 
 
 def run_text(options: Any, _serve: Callable[[Any], None]) -> int:
+    """Send a message, or each line of standard input; return 0 if all were answered."""
     import io
 
     for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
@@ -4401,6 +4450,7 @@ def run_text(options: Any, _serve: Callable[[Any], None]) -> int:
 
 
 def text_once(phone: Phone, options: Any, body: str, params: dict[str, str]) -> int:
+    # Not phone.text(): a --param may well be named "body".
     exchange = phone.deliver(message_params(phone.number, phone.to, body, options.media, params))
     if options.verbose:
         print(exchange.wire())
@@ -4429,6 +4479,7 @@ def run_phone(options: Any, _serve: Callable[[Any], None]) -> int:
 
 
 def run_explain(options: Any, _serve: Callable[[Any], None]) -> int:
+    """Print why a signature does not match; return 0 if it does, and 1 if not."""
     token = os.environ.get("TWILIO_AUTH_TOKEN", "")
     if not token.strip():
         raise UsageError(
