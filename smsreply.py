@@ -414,15 +414,13 @@ def server_origin(environ: WSGIEnvironment) -> str:
     return f"{scheme}://{host}"
 
 
-def spellings(uri: str) -> Iterator[str]:
-    """Yield the forms in which Twilio may have signed *uri*, the likeliest first.
+def other_spellings(uri: str) -> Iterator[str]:
+    """Yield the other forms in which Twilio may have signed *uri*, the likeliest first.
 
     It signs some requests with the default port in the URL and some without, drops
     credentials or keeps them, and takes no path for "/" or as it is.  All of them name
     the same resource, so to accept each lets nobody say anything else.
     """
-    uri = uri.partition("#")[0]  # never requested, so never signed
-    yield uri
     parts = URL_PARTS.fullmatch(uri)
     if not parts:
         return
@@ -575,6 +573,7 @@ class RequestValidator:
                 if not hmac.compare_digest(to_bytes(computed), to_bytes(claimed)):
                     return False
                 params = None
+        uri = uri.partition("#")[0]  # never requested, so never signed
         return self.matches(uri, signed_string("", to_pairs(params)), signature or "", algorithm)
 
     def matches(
@@ -582,16 +581,20 @@ class RequestValidator:
     ) -> bool:
         """Return whether a token signed *uri* in any spelling, and behind it *joined*.
 
-        That is what `signed_string` makes of the fields.
+        That is what `signed_string` makes of the fields.  *uri* has no fragment.
         """
         given = to_bytes(signature)
         algorithm = algorithm.upper() if algorithm else HMAC_SHA1
         if algorithm not in HASHES:
             return False
-        for spelling in spellings(uri):
-            for key in self._keys:
-                if hmac.compare_digest(key.sign(spelling + joined, algorithm), given):
-                    return True
+        if self._made(given, uri + joined, algorithm):  # nearly always
+            return True
+        return any(self._made(given, u + joined, algorithm) for u in other_spellings(uri))
+
+    def _made(self, signature: bytes, string: str, algorithm: str) -> bool:
+        for key in self._keys:
+            if hmac.compare_digest(key.sign(string, algorithm), signature):
+                return True
         return False
 
     def explain(
