@@ -1410,6 +1410,7 @@ class Memory:
     POLL = 0.1
     SLOW = 0.5  # if a call takes so long to fail,
     BACK_OFF = 5  # the cache is not asked for so long
+    HANGS = 2  # nor while a call of it has not returned for longer than that
 
     def __init__(self, cache: Cache, patience: float) -> None:
         if not 0 <= patience < 15:
@@ -1420,7 +1421,7 @@ class Memory:
         self._lock = threading.Lock()
         self._renewing = False
         self._resumes = 0.0
-        self._claim_lock = threading.Lock()  # held by who renews a claim, or ends it
+        self._asked: dict[int, float] = {}  # since when, by the thread that waits; oldest first
         self._seldom = Seldom()
 
     def answer(self, key: str, round_: int, handle: Callable[[], Answer]) -> Answer | None:
@@ -1487,7 +1488,7 @@ class Memory:
                     answer = self._get("a" + key) or answer
             else:
                 self._call("set", "e" + key, self.END_AGE, written("e" + key, answer))
-            with self._claim_lock:
+            with run.claim:
                 run.claimed = False
             self._call("delete", "c" + key)
             self._end(key, run, answer)
@@ -1501,7 +1502,7 @@ class Memory:
         while True:
             time.sleep(self.RENEWAL)
             for key, run in self._running.copy().items():
-                with self._claim_lock:  # nothing is renewed that is just given up
+                with run.claim:  # nothing is renewed that is just given up
                     if run.claimed:
                         self._call("set", "c" + key, self.CLAIM_AGE, 1)
             with self._lock:
@@ -1532,8 +1533,13 @@ class Memory:
         That is True for ``add``: the message is claimed, and its handler runs.
         """
         asked = time.monotonic()
-        if asked < self._resumes:
+        longest = asked - [*self._asked.values(), asked][0]
+        if longest > self.HANGS:
+            self._complain(f"a call has not returned for {longest:.0f} s: give it a timeout")
+        if asked < self._resumes or longest > self.HANGS:
             return method == "add" or None
+        thread = threading.get_ident()
+        self._asked[thread] = asked
         try:
             if method in ("set", "add"):
                 return getattr(self._cache, method)(key, value, timeout)
@@ -1544,6 +1550,8 @@ class Memory:
                 self._resumes = time.monotonic() + self.BACK_OFF
             self._complain(f"{method} raised {type(error).__name__}: {printable(str(error), 200)}")
             return method == "add" or None
+        finally:
+            del self._asked[thread]
 
     def _complain(self, what: str) -> None:
         more = self._seldom.admits("cache")
@@ -1560,12 +1568,13 @@ def written(key: str, answer: Answer) -> list[Any]:
 class Run:
     """One run of a handler, and what it ends with."""
 
-    __slots__ = ("_over", "answer", "claimed", "handle")
+    __slots__ = ("_over", "answer", "claim", "claimed", "handle")
 
     def __init__(self, handle: Callable[[], Answer]) -> None:
         self.handle = handle
         self.answer: Answer | None = None
         self.claimed = False
+        self.claim = threading.Lock()  # held by who renews the claim, or ends it
         # Held until it is over.  Half of what a threading.Event costs.
         self._over = threading.Lock()
         self._over.acquire()

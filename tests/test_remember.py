@@ -463,6 +463,35 @@ class Lying:
         return getattr(self.inner, name)
 
 
+def test_a_cache_that_hangs_is_left_alone_until_it_returns(monkeypatch, caplog):
+    monkeypatch.setattr(Memory, "HANGS", 0.2)
+
+    class Hanging(MemoryCache):
+        asked, stuck, go = [], threading.Event(), threading.Event()
+
+        def get(self, key, default=None):
+            self.asked.append(key)
+            if not self.go.is_set():
+                self.stuck.set()
+                self.go.wait(10)
+            return super().get(key, default)
+
+    cache = Hanging()
+    app = App(lambda message: message.sid, verify=False, cache=cache)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(deliver, app, MessageSid="SM1")
+        assert cache.stuck.wait(5)
+        time.sleep(0.3)
+        assert deliver(app, MessageSid="SM2")[:2] == says("SM2")
+        assert len(cache.asked) == 1
+        assert "the cache fails" in caplog.text
+        assert "has not returned" in caplog.text
+        cache.go.set()
+        assert first.result(5)[:2] == says("SM1")
+    assert deliver(app, MessageSid="SM3")[:2] == says("SM3")
+    assert len(cache.asked) > 1
+
+
 @pytest.mark.parametrize(
     "methods",
     [["get"], ["set"], ["add"], ["delete"], ["get", "set", "add", "delete"]],
