@@ -38,141 +38,14 @@ from statistics import median
 from urllib.parse import parse_qsl, urlencode
 from wsgiref.util import request_uri, setup_testing_defaults
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+import bench_peers as peers
+from bench_peers import CACHE, CONSTANT, FALCON, FIELDS, FLASK, PEERS, SESSION, STRING, TWIML, US
+
 import smsreply
 
-TOKEN, HOST, SIGNATURE, FORGED = "12345", "abc.example", "X-Twilio-Signature", "A" * 27 + "="
-ACCOUNT, SID = "AC0123456789abcdef0123456789abcdef", "MM0123456789abcdef0123456789abcdef"
-MEDIA = f"https://api.twilio.com/2010-04-01/Accounts/{ACCOUNT}/Messages/{SID}/Media/ME"
-# A text and two pictures, through a Messaging Service with an add-on.
-FIELDS = {
-    "ToCountry": "US", "MediaContentType0": "image/jpeg", "ToState": "CA", "SmsMessageSid": SID,
-    "NumMedia": "2", "ToCity": "SAUSALITO", "FromZip": "94103", "SmsSid": SID, "FromState": "CA",
-    "SmsStatus": "received", "FromCity": "", "Body": "Hello & <b>café</b> 😀 it’s 100%+1",
-    "FromCountry": "US", "To": "+15558675310", "MediaUrl1": MEDIA + 32 * "b", "ToZip": "94965",
-    "MediaContentType1": "image/png", "NumSegments": "2", "MessageSid": SID, "AccountSid": ACCOUNT,
-    "MessagingServiceSid": "MG0123456789abcdef0123456789abcdef", "From": "+14017122661",
-    "MediaUrl0": MEDIA + 32 * "a", "ApiVersion": "2010-04-01",
-    "AddOns": '{"status":"successful","code":null,"results":{}}',
-}  # fmt: skip
-XML = '<?xml version="1.0" encoding="UTF-8"?><Response><Message>%s</Message></Response>'
-XML_TYPE = "text/xml; charset=utf-8"
-TWIML = (XML % "You said Hello &amp; &lt;b&gt;café&lt;/b&gt; 😀 it’s 100%+1").encode()
-
-
-# -------------------------------------------------------------------------- The peers
-def ours(reply=lambda message: "You said " + message["Body"], **options):
-    return smsreply.App(reply, **{"auth_token": TOKEN, **options})
-
-
-def a_response(message):
-    response = smsreply.MessagingResponse()
-    response.message("You said " + message["Body"])
-    return response
-
-
-def counting(message):
-    message.session["count"] = message.session.get("count", 0) + 1
-    return "You said " + message["Body"]
-
-
-def tutorial(check, respond=lambda *answer: answer):
-    """Return what Twilio's tutorials do with a form, in whatever framework."""
-    from twilio.request_validator import RequestValidator
-    from twilio.twiml.messaging_response import MessagingResponse
-
-    def answer(request, form, header):
-        if check and not validator.validate(request.url, form, header(SIGNATURE) or ""):
-            return respond("", 403)
-        response = MessagingResponse()
-        response.message("You said " + form["Body"])
-        return respond(str(response), 200)
-
-    validator = RequestValidator(TOKEN)
-    return answer
-
-
-def flask_app(check):
-    from flask import Flask, Response, request
-
-    app = Flask("bench")
-    answer = tutorial(check, lambda *xml: Response(*xml, content_type=XML_TYPE))
-    app.post("/sms")(lambda: answer(request, request.form, request.headers.get))
-    return app
-
-
-def bottle_app(check):
-    from bottle import Bottle, HTTPResponse, request
-
-    app = Bottle()
-    answer = tutorial(check, lambda *xml: HTTPResponse(*xml, Content_Type=XML_TYPE))
-    app.post("/sms")(lambda: answer(request, request.forms.decode(), request.get_header))
-    return app
-
-
-def falcon_app(check):
-    from falcon import App
-
-    class Sms:
-        def on_post(self, req, resp):
-            resp.text, resp.status = answer(req, req.get_media(), req.get_header)
-            resp.content_type = XML_TYPE
-
-    app, answer = App(), tutorial(check)
-    app.add_route("/sms", Sms())
-    return app
-
-
-def constant(environ, start_response):
-    """Read the message, and say the same to everybody: the rest is the server's cost."""
-    environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
-    start_response("200 OK", [("Content-Type", XML_TYPE), ("Content-Length", str(len(TWIML)))])
-    return [TWIML]
-
-
-US, RESPONSE, SESSION = "smsreply", "smsreply, a MessagingResponse", "smsreply, a session"
-CACHE, CONSTANT = "smsreply, a cache, new messages", "a constant answer, unchecked"
-FLASK, FALCON = "Flask + helper", "Falcon + helper, unchecked"
-STRING, HELPER = "Express, a string, unchecked", "Express + helper"
-PEERS = {
-    US: ours,
-    "smsreply, unchecked": lambda: ours(verify=False),
-    RESPONSE: lambda: ours(a_response),
-    SESSION: lambda: ours(counting),
-    CACHE: lambda: ours(cache=smsreply.MemoryCache()),
-    "smsreply, a cache, one repeated": lambda: ours(cache=smsreply.MemoryCache()),
-    CONSTANT: lambda: constant,
-}
-for name, make in (("Flask", flask_app), ("Bottle", bottle_app), ("Falcon", falcon_app)):
-    PEERS[f"{name} + helper"] = partial(make, True)
-    PEERS[f"{name} + helper, unchecked"] = partial(make, False)
-# Express computes an ETag of each answer: that is its default.
-EXPRESS = f"""
-const express = require("express"), twilio = require("twilio"), app = express();
-const form = require("body-parser").urlencoded({{ extended: false }});
-const xml = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-if (process.env.BENCH_PEER == "{HELPER}") app.post("/sms", form, twilio.webhook("{TOKEN}"), (req, res) => {{
-  const response = new twilio.twiml.MessagingResponse();
-  response.message("You said " + req.body.Body);
-  res.type("text/xml").send(response.toString());
-}});
-else app.post("/sms", form, (req, res) => {{
-  res.type("text/xml").send('{XML % "You said ' + xml(req.body.Body) + '"}');
-}});
-app.listen(process.argv[2], "127.0.0.1");
-"""
-
-
-def installed(names, make=lambda name: PEERS[name]()):
-    """Return what *make* makes of each name that is installed."""
-    made = {}
-    for name in names:
-        try:
-            made[name] = make(name)
-        except ImportError as error:
-            print(f"{name} is left out: {error}")
-    return made
+HERE = Path(__file__).resolve().parent
+HOST, TOKEN, SIGNATURE = peers.HOST, peers.TOKEN, peers.SIGNATURE
+FORGED = "A" * 27 + "="
 
 
 def __getattr__(name):
@@ -247,12 +120,12 @@ def goal(what, measured, wanted, most=False):
 # ------------------------------------------------------------------------ In process
 def inprocess(quick):
     message, forgery, calls, got = post(FIELDS), post(FIELDS, sign=False), {}, []
-    ours(counting)(message(), lambda status, headers: got.extend(headers))
+    peers.ours(peers.counting)(message(), lambda status, headers: got.extend(headers))
     cookie = dict(got)["Set-Cookie"].partition(";")[0]
     # A MemoryCache keeps 4,096 answers: of 5,000 messages each is forgotten when its turn comes.
     new = cycle([post({**FIELDS, "MessageSid": f"MM{n:032x}"}) for n in range(5000)])
     special = {SESSION: post(FIELDS, HTTP_COOKIE=cookie), CACHE: lambda: next(new)()}
-    for name, app in installed(PEERS).items():
+    for name, app in peers.installed(PEERS).items():
         refusing = asking(name, app, forgery, 200 if "unchecked" in name else 403)
         calls[name] = asking(name, app, special.get(name, message), 200, TWIML)
         if name in (US, FLASK):
@@ -262,7 +135,7 @@ def inprocess(quick):
     rows.sort(key=lambda row: row[1])
     table((f"a message of {len(FIELDS)} fields, in process", "µs", "times smsreply's"), rows)
     goal(f"times as fast as {FLASK}", ratio(took, FLASK, US), 13)
-    goal("the same with a MessagingResponse", ratio(took, FLASK, RESPONSE), 8)
+    goal("the same with a MessagingResponse", ratio(took, FLASK, peers.RESPONSE), 8)
     goal(f"times as fast as {FALCON}", ratio(took, FALCON, US), 1.5)
 
 
@@ -341,15 +214,15 @@ def load(server, seconds, connections=16):
 
 def commands(folder):
     """Return the command of each server that can be run."""
-    peers = installed((CONSTANT, US, FLASK, f"{FLASK}, unchecked"))
-    found = installed(SERVERS, __import__)
-    python = {f"{s}: {p}": f"{sys.executable} {SERVERS[s]}" for s in found for p in peers}
+    apps = peers.installed((CONSTANT, US, FLASK, f"{FLASK}, unchecked"))
+    found = peers.installed(SERVERS, __import__)
+    python = {f"{s}: {p}": f"{sys.executable} {SERVERS[s]}" for s in found for p in apps}
     npm = f"npm install --silent --no-audit --prefix={folder} express body-parser twilio"
     if not shutil.which("npm") or subprocess.run(npm.split(), check=False).returncode:
         print("Express is left out: npm did not install it")
         return python
-    Path(folder, "express.js").write_text(EXPRESS)
-    return {**python, **dict.fromkeys((STRING, HELPER), f"node {folder}/express.js PORT")}
+    Path(folder, "express.js").write_text(peers.EXPRESS)
+    return {**python, **dict.fromkeys((STRING, peers.HELPER), f"node {folder}/express.js PORT")}
 
 
 def servers(quick):
@@ -371,20 +244,21 @@ def servers(quick):
     waitress, bjoern = f"waitress: {US}", f"bjoern: {US}"
     goals = (waitress, f"waitress: {CONSTANT}", 0.7), (waitress, STRING, 1), (bjoern, STRING, 4)
     # The last is less work, and cannot be slower: where it is, nothing here is to be believed.
-    for name, to, wanted in (*goals, (STRING, HELPER, 1)):
+    for name, to, wanted in (*goals, (STRING, peers.HELPER, 1)):
         goal(f"{name}, of {to}", ratio(rates, name, to), wanted)
 
 
 # ---------------------------------------------------------------- Cold start, memory
 ALONE, IMPORT, THEIRS = "Python alone", "import smsreply", "import Flask, helper"
-NAMES = f"TOKEN, SIGNATURE, XML_TYPE = {TOKEN!r}, {SIGNATURE!r}, {XML_TYPE!r}\n"
+NAMES = f"TOKEN, SIGNATURE, XML_TYPE = {TOKEN!r}, {SIGNATURE!r}, {peers.XML_TYPE!r}\n"
+THEIR_SOURCE = getsource(peers.tutorial) + getsource(peers.flask_app)
 CODES = {
     ALONE: "",
     "logging": "import logging",
     IMPORT: "import smsreply",
     THEIRS: "import flask, twilio.request_validator, twilio.twiml.messaging_response",
-    "smsreply's first answer": f"import smsreply\n{NAMES}{getsource(ours)}app = ours()",
-    "Flask's": f"{NAMES}{getsource(tutorial)}{getsource(flask_app)}app = flask_app(True)",
+    "smsreply's first answer": f"import smsreply\n{NAMES}{getsource(peers.ours)}app = ours()",
+    "Flask's": f"{NAMES}{THEIR_SOURCE}app = flask_app(True)",
 }
 # What smsreply imports only when it serves, plays Twilio, or is run as a program.
 NOT_NEEDED = {"argparse", "http", "json", "socket", "ssl", "urllib.request", "wsgiref"}
@@ -411,7 +285,7 @@ assert b"".join(app(environ, lambda *start: None)) == {TWIML!r}"""
         goal(f"import, of Flask's and the helper's, beyond {base}", part, wanted, most=True)
     found = NOT_NEEDED & set(python("import sys, smsreply; print(*sys.modules)").split())
     goal(f"imported and not needed: {sorted(found)}", len(found), 0, most=True)
-    names = installed((US, SESSION, CACHE, FLASK))
+    names = peers.installed((US, SESSION, CACHE, FLASK))
     sizes = {name: python(f"import bench; bench.resident({name!r})").split() for name in names}
     head = "memory, MB", "at the start", "after 1,000", "after 10,000"
     table(head, [(name, *size) for name, size in sizes.items()])
@@ -464,11 +338,11 @@ def growth(quick):
     sizes = dict.fromkeys(kinds(0), (31_500, 63_000))
     sizes["a long text"] = (1_000, 4_000, 16_000, 31_500, 63_000)
     sizes["fields of 63 bytes"] = (630, 6_300, 31_500, 63_000)
-    apps, two = installed((US, FLASK)), (XML % "You said 2").encode()
+    apps, two = peers.installed((US, FLASK)), (peers.XML % "You said 2").encode()
     calls, rows = {"normal": asking(US, apps[US], post(FIELDS))}, []
     # An App explains the first forgery of a second: here each, in a new App, or none at all.
     apps[US]._seldom.admits = lambda kind: None
-    apps["explained"] = lambda environ, start: ours()(environ, start)
+    apps["explained"] = lambda environ, start: peers.ours()(environ, start)
     for name, size in [(kind, size) for kind, each in sizes.items() for size in each]:
         status, form, more = kinds(size)[name]
         body = None if status > 200 else TWIML if form is FIELDS else two
@@ -487,7 +361,7 @@ def growth(quick):
     table((*head, "of half the size", f"{FLASK}, times"), rows)
     worst, name = max([(row[4], row[0]) for row in rows if row[4] != ""])
     goal(f"twice the size costs at most ({name})", worst, 2.5, most=True)
-    if shutil.which("wrk") and installed(["waitress"], __import__):
+    if shutil.which("wrk") and peers.installed(["waitress"], __import__):
         connections(1 if quick else 3)
 
 
