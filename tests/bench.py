@@ -250,7 +250,7 @@ def servers(quick):
 
 # ---------------------------------------------------------------- Cold start, memory
 ALONE, IMPORT, THEIRS = "Python alone", "import smsreply", "import Flask, helper"
-NAMES = f"TOKEN, SIGNATURE, XML_TYPE = {TOKEN!r}, {SIGNATURE!r}, {peers.XML_TYPE!r}\n"
+NAMES = f"TOKEN, SIGNATURE = {TOKEN!r}, {SIGNATURE!r}\n"
 THEIR_SOURCE = getsource(peers.tutorial) + getsource(peers.flask_app)
 CODES = {
     ALONE: "",

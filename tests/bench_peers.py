@@ -41,17 +41,17 @@ def counting(message):
     return "You said " + message["Body"]
 
 
-def tutorial(check, respond=lambda *answer: answer):
+def tutorial(check, signature_of):
     """Return what Twilio's tutorials do with a form, in whatever framework."""
     from twilio.request_validator import RequestValidator
     from twilio.twiml.messaging_response import MessagingResponse
 
-    def answer(request, form, header):
-        if check and not validator.validate(request.url, form, header(SIGNATURE) or ""):
-            return respond("", 403)
+    def answer(request, form):
+        if check and not validator.validate(request.url, form, signature_of(request)):
+            return None
         response = MessagingResponse()
         response.message("You said " + form["Body"])
-        return respond(str(response), 200)
+        return str(response)
 
     validator = RequestValidator(TOKEN)
     return answer
@@ -60,18 +60,26 @@ def tutorial(check, respond=lambda *answer: answer):
 def flask_app(check):
     from flask import Flask, Response, request
 
+    def sms():
+        xml = answer(request, request.form)
+        return Response(xml, mimetype="text/xml") if xml else ("", 403)
+
     app = Flask("bench")
-    answer = tutorial(check, lambda *xml: Response(*xml, content_type=XML_TYPE))
-    app.post("/sms")(lambda: answer(request, request.form, request.headers.get))
+    answer = tutorial(check, lambda request: request.headers.get(SIGNATURE, ""))
+    app.post("/sms")(sms)
     return app
 
 
 def bottle_app(check):
     from bottle import Bottle, HTTPResponse, request
 
+    def sms():
+        xml = answer(request, request.forms.decode())
+        return HTTPResponse(xml or "", 200 if xml else 403, Content_Type=XML_TYPE)
+
     app = Bottle()
-    answer = tutorial(check, lambda *xml: HTTPResponse(*xml, Content_Type=XML_TYPE))
-    app.post("/sms")(lambda: answer(request, request.forms.decode(), request.get_header))
+    answer = tutorial(check, lambda request: request.get_header(SIGNATURE, ""))
+    app.post("/sms")(sms)
     return app
 
 
@@ -80,10 +88,12 @@ def falcon_app(check):
 
     class Sms:
         def on_post(self, req, resp):
-            resp.text, resp.status = answer(req, req.get_media(), req.get_header)
+            xml = answer(req, req.get_media())
+            resp.status, resp.text = (200, xml) if xml else (403, "")
             resp.content_type = XML_TYPE
 
-    app, answer = App(), tutorial(check)
+    app = App()
+    answer = tutorial(check, lambda request: request.get_header(SIGNATURE) or "")
     app.add_route("/sms", Sms())
     return app
 
