@@ -61,6 +61,9 @@ def test_a_body_may_have_64_kib(size, status):
     assert answer(make_environ(padded(size)), validate=True)[0] == status
     assert answer(make_environ(CONTENT_LENGTH=str(size), **{"wsgi.input": announced}))[0] == status
     assert announced.taken == (size if size <= KIB64 else 0)
+    if size > KIB64:
+        line = answer(make_environ(padded(size)))[2]
+        assert line == b"the body is longer than 65536 bytes\n"
     chunked = {"wsgi.input": decoded, "wsgi.input_terminated": True, "CONTENT_LENGTH": None}
     assert answer(make_environ(HTTP_TRANSFER_ENCODING="chunked", **chunked))[0] == status
 
@@ -93,7 +96,9 @@ def test_there_may_be_1000_fields(count, status, field):
 def test_a_decoded_body_is_read_one_byte_past_the_limit_and_no_further():
     endless = Input(padded(2**20))
     more = {"wsgi.input": endless, "wsgi.input_terminated": True, "CONTENT_LENGTH": None}
-    assert answer(make_environ(**more))[0] == "413 Content Too Large"
+    status, _, line = answer(make_environ(**more))
+    assert status == "413 Content Too Large"
+    assert line == b"the body is longer than 65536 bytes\n"
     assert endless.taken == KIB64 + 1
 
 
@@ -151,6 +156,13 @@ def test_a_body_may_come_in_pieces(decoded):
     assert b"14017122661: Hi<" in answer(make_environ(**more))[2]
 
 
+def test_no_piece_is_read_past_the_announced_end():
+    stream = Input(BODY + b"&Body=smuggled", piece=3)
+    environ = make_environ(CONTENT_LENGTH=str(len(BODY)), **{"wsgi.input": stream})
+    assert b"14017122661: Hi<" in answer(environ)[2]
+    assert stream.taken == len(BODY)
+
+
 def test_chunks_are_411_where_the_server_does_not_decode_them():
     more = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input": Blocking()}
     for length in (None, "", "27"):  # both headers: a way to smuggle, RFC 9112, 6.3
@@ -164,6 +176,7 @@ def test_without_a_length_there_is_no_body(length):
     environ = make_environ(CONTENT_LENGTH=length, **{"wsgi.input": Blocking()})
     status, _, line = answer(environ)
     assert (status, line) == ("400 Bad Request", b"there is no From\n")
+    assert smsreply.read(environ)[0] == {}
 
 
 def test_the_body_of_a_get_is_left_alone():
@@ -178,8 +191,8 @@ def test_the_body_of_a_get_is_left_alone():
 @pytest.mark.parametrize(
     "content_type",
     [
-        FORM, FORM + "; charset=UTF-8", FORM + ";charset=utf-8", FORM.upper(), FORM + " ; x=y", "",
-        None, "text/plain",
+        FORM, FORM + "; charset=UTF-8", FORM + ";charset=utf-8", FORM.upper(), FORM + " ; x=y", " " + FORM,
+        "", None, "text/plain",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -232,6 +245,7 @@ def test_only_get_and_post_are_answered(method):
         pytest.param(b"From=a&Body=%C0%80", id="overlong"),
         pytest.param(b"From=a&%FF=b", id="in a name"),
         pytest.param(b"From=a&Body=\xc3%A9", id="half escaped"),
+        pytest.param(b"From=a&Body=%C3\x80", id="the other half escaped"),
     ],
 )
 def test_a_form_that_is_not_utf_8_is_400(form):
@@ -262,6 +276,40 @@ def test_text_that_is_utf_8_but_not_escaped_is_read():
     environ = make_environ("From=a&Body=café 😀".encode())
     assert answer(environ, reply=lambda message: got.append(message.body))[0] == "200 OK"
     assert got == ["café 😀"]
+
+
+# ----------------------------------------------------------------------------- environ
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_the_environ_is_left_as_it_is(method):
+    environ = make_environ(BODY, method, QUERY_STRING=BODY.decode())
+    before = dict(environ)
+    assert answer(environ)[0] == "200 OK"
+    assert environ == before
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"REQUEST_URI": "/sms?a=\u20ac"}, {"REQUEST_URI": "/\U0001f600"}, {"QUERY_STRING": "\u20ac=a"},
+        {"PATH_INFO": "/\u20ac"}, {"SCRIPT_NAME": "/\ud800"}, {"RAW_URI": "/\ud800?\udfff=1"},
+    ],
+)  # fmt: skip
+def test_an_environ_with_more_than_bytes_is_no_reason_to_raise(broken):
+    """PEP 3333 forbids it: each character stands for a byte."""
+    assert answer(make_environ(BODY, **broken))[0] == "200 OK"
+
+
+def test_path_and_mount_may_be_absent():
+    """PEP 3333: an empty one need not be there."""
+    environ = make_environ(BODY, SCRIPT_NAME=None, PATH_INFO=None, QUERY_STRING=None)
+    assert answer(environ, reply=lambda message: message.url)[2].count(b">https://abc.example/<")
+
+
+@pytest.mark.parametrize("target", ["xhttp://abc.example/sms", "*", "abc.example:443", "http:"])
+def test_a_target_that_is_neither_a_path_nor_a_url_is_no_path(target):
+    assert not smsreply.request_target({"REQUEST_URI": target}).endswith("sms")
 
 
 # ------------------------------------------------------------------------- another oracle
