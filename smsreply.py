@@ -223,10 +223,11 @@ MAX_FIELDS = 1000
 
 FORM_TYPE = "application/x-www-form-urlencoded"
 MALFORMED_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
-# A form's four marks, as quoted-printable has the first, and as no text has the others.
+# What `parse_at_once` makes of a form's four marks: what begins an escape, and a space, as
+# quoted-printable has them; and between the texts U+0000, which no text has.
 FORM_MARKS = bytes.maketrans(b"%+&=", b"= \x00\x00")
-# All but the two that structure a form, and what `parse_at_once` is not sure of: lines,
-# which quoted-printable joins, and bytes that an escape may make a letter with.
+# What it need not look at: all but the two marks between texts; the ends of lines, which
+# quoted-printable may join; and the bytes that may be one letter with an escape beside them.
 PLAIN = bytes(set(range(128)) - set(b"&=\r\n"))
 
 # Scheme, credentials, host (IPv6 in brackets), port, and from the path to the end.
@@ -419,7 +420,7 @@ def other_spellings(uri: str) -> Iterator[str]:
 
     It signs some requests with the default port in the URL and some without, drops
     credentials or keeps them, and takes no path for "/" or as it is.  All of them name
-    the same resource, so to accept each lets nobody say anything else.
+    the same resource: a signature of one says no more than a signature of another.
     """
     parts = URL_PARTS.fullmatch(uri)
     if not parts:
@@ -581,7 +582,7 @@ class RequestValidator:
     ) -> bool:
         """Return whether a token signed *uri* in any spelling, and behind it *joined*.
 
-        That is what `signed_string` makes of the fields.  *uri* has no fragment.
+        *joined* is what `signed_string` makes of the fields.  *uri* has no fragment.
         """
         given = to_bytes(signature)
         algorithm = algorithm.upper() if algorithm else HMAC_SHA1
@@ -698,7 +699,11 @@ def understand(fields: Fields, url: str, query: Fields) -> IncomingMessage:
     if not message.get("From"):
         raise Refused("there is no From")
     if log.isEnabledFor(logging.DEBUG):
-        log.debug("Incoming message from %s: %s", printable(message.from_), printable(message.body))
+        if "MessageStatus" in message:  # a status callback
+            told = "Status of the message to %s: %s", message.to, message["MessageStatus"]
+        else:
+            told = "Incoming message from %s: %s", message.from_, message.body
+        log.debug(told[0], *[printable(text) for text in told[1:]])
     return message
 
 
@@ -767,7 +772,7 @@ class Sessions:
         secure = "; Secure" if message.url.startswith("https:") else ""
         if not message.session:
             return f"{self.NAME}=; Path=/; Max-Age=0; HttpOnly{secure}" if before else ""
-        text = session_json(message.session)
+        text = json_of(message.session)
         if text == before:
             return ""
         content = (
@@ -776,7 +781,7 @@ class Sessions:
         value = f"{content}.{self._sign(self._keys[0], content, message).decode()}"
         cookie = f"{self.NAME}={value}; Path=/; Max-Age={COOKIE_AGE}; HttpOnly{secure}"
         if len(cookie) > self.MAX_COOKIE:
-            sizes = {key: len(session_json({key: value})) for key, value in message.session.items()}
+            sizes = {key: len(json_of({key: value})) for key, value in message.session.items()}
             key = max(sizes, key=sizes.__getitem__)
             raise ValueError(
                 f"the session takes a cookie of {len(cookie)} bytes, and {self.MAX_COOKIE} is the most:"
@@ -785,7 +790,7 @@ class Sessions:
         return cookie
 
 
-def session_json(session: dict[str, Any]) -> str:
+def json_of(session: dict[str, Any]) -> str:
     import json
 
     for key, value in session.items():
@@ -1065,7 +1070,7 @@ class Redirect(TwiML):
         self.value = url
 
 
-# The commonest answers as ElementTree writes them, to the byte; that in two halves.
+# The commonest answers, to the byte as ElementTree writes them: nothing, and one text.
 EMPTY = f"{XML_DECLARATION}<Response />".encode()
 BEFORE_TEXT, AFTER_TEXT = f"{XML_DECLARATION}<Response><Message>", "</Message></Response>"
 
@@ -1146,7 +1151,7 @@ def utf16_units(text: str) -> int:
 OK = "200 OK"
 # Signs the sessions of an App that verifies nothing.
 PROCESS_KEY = os.urandom(32)
-# What is put behind the query of the URL that a sender is told to come back to.
+# What is put behind the query of the URL that Twilio is told to come back to.
 COME_BACK = re.compile(r"[?&]smsreply=([0-9a-f]{64})\.([1-9])\Z")
 
 
@@ -1217,8 +1222,9 @@ class App:
             joined = self._verify(environ, url, fields)  # 2. Verify
             genuine = self.verified
             message = understand(fields, url, query)  # 3. Understand
-            before = self._sessions.read(message, environ.get("HTTP_COOKIE"))
-            answer = self._answer(handler, message, before, joined)  # 4. Write, 6. Remember
+            session_json = self._sessions.read(message, environ.get("HTTP_COOKIE"))
+            # 4. Write, 6. Remember
+            answer = self._answer(handler, message, session_json, joined)
         except Refused as refused:
             answer = self._refuse(environ, refused, fields, genuine)
         start_response(answer.status, answer.headers())
@@ -1257,11 +1263,11 @@ class App:
         return self._auth_token
 
     def _answer(
-        self, handler: Handler, message: IncomingMessage, before: str, joined: str
+        self, handler: Handler, message: IncomingMessage, session_json: str, joined: str
     ) -> Answer:
         """Return the answer to *message*: from the cache, later, or from the handler now."""
         if self._memory is None or not message.get("MessageSid"):
-            return self._handle(handler, message, before)
+            return self._handle(handler, message, session_json)
         came_back = COME_BACK.search(message.url)
         if came_back:
             key, round_ = came_back[1], int(came_back[2])
@@ -1272,17 +1278,19 @@ class App:
             key, round_ = message_key(message.url, joined), 0
         run = contextvars.copy_context().run
         answer = self._memory.answer(
-            key, round_, lambda: run(self._handle, handler, message, before)
+            key, round_, lambda: run(self._handle, handler, message, session_json)
         )
         return answer or come_back(message, key, round_ + 1)
 
-    def _handle(self, handler: Handler, message: IncomingMessage, before: str) -> Answer:
+    def _handle(self, handler: Handler, message: IncomingMessage, session_json: str) -> Answer:
         """Run the handler.  Whatever it does, but for a Ctrl-C, there is an answer."""
         try:
             body = twiml(handler(message))
             if len(body) > MAX_TWIML:
                 raise ValueError(f"the TwiML is over {MAX_TWIML} bytes, and Twilio would refuse it")
-            cookie = self._sessions.write(message, before) if before or message.session else ""
+            cookie = ""
+            if session_json or message.session:
+                cookie = self._sessions.write(message, session_json)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit, CancelledError, a Timeout of gevent's
@@ -1362,7 +1370,7 @@ def from_path_on(url: str) -> str:
 def message_key(url: str, joined: str) -> str:
     """Return what two deliveries of a message have in common, and no two messages have.
 
-    Of the URL only the path and the query: which of our names Twilio used is not in it.
+    Of the URL only the path and the query: two of our hosts may get the same message.
     """
     return hashlib.sha256(to_bytes(from_path_on(url) + joined)).hexdigest()
 
@@ -1438,7 +1446,8 @@ class Memory:
             # Not over, or given up by a delivery that led it and had no time left.
             if time.monotonic() >= deadline:
                 return None
-            round_ = round_ or 1  # who has waited gets how the other's run ends
+            # Who has waited gets what that run ended with, be it a failure.
+            round_ = round_ or 1
 
     def _lead(self, key: str, run: Run, round_: int, deadline: float) -> None:
         """Have *run* end: with what the cache has, by the handler, or by another process."""
@@ -1458,7 +1467,7 @@ class Memory:
                 if answer is not None or time.monotonic() >= deadline:
                     self._end(key, run, answer)
                     return
-                round_ = round_ or 1  # who has waited gets how the other's run ends
+                round_ = round_ or 1  # as above
                 time.sleep(self.POLL)
         except BaseException:  # or whoever waits for this run would wait for ever
             self._end(key, run, None)
@@ -1766,7 +1775,7 @@ class Diagnosis:
     def why(self) -> tuple[str, str]:
         """Return the reason and its cure, and the string that was to be signed."""
         why = self._unusable() or self._match() or self._flaw() or self._near_miss()
-        signed = f"what would have to be signed: {self._uri + self._fields!r}"
+        signed = f"the signature is checked against: {self._uri + self._fields!r}"
         return why or self._no_idea(), signed
 
     def _unusable(self) -> str:
@@ -1955,13 +1964,13 @@ def forwarded(
     ]
     if not (proto or host or port or prefix):
         return
-    scheme = (proto if proto in ("http", "https") else came[1]).lower()
+    schemes = (proto,) if proto in ("http", "https") else ("https", "http")
     host = host or came[3] + (f":{came[4]}" if came[4] else "")
     bare = re.sub(r":\d*$", "", host)
     prefix = "/" + prefix.strip("/") if prefix.strip("/") else ""
-    for name in dict.fromkeys([host, f"{bare}:{port}" if port else host, bare]):
-        for stripped in dict.fromkeys([prefix, ""]):
-            yield scheme, name, stripped, ""
+    names = dict.fromkeys([host, f"{bare}:{port}" if port else host, bare])
+    for scheme, name, stripped in itertools.product(schemes, names, dict.fromkeys([prefix, ""])):
+        yield scheme, name, stripped, ""
 
 
 def paths(path: str) -> Iterator[tuple[str, str]]:
@@ -2414,7 +2423,7 @@ ERRORS = {
     11205: ("no connection, or no answer in time", "start the server; answer within 15 s, or use a cache"),
     11206: ("not HTTP, or an illegal cookie", "look at the answer's first bytes and at its Set-Cookie"),
     11215: ("too many redirects", "let a redirect lead to an answer"),
-    11217: ("the answer's status is an error", "the server's log says why; 403 is a refused signature"),
+    11217: ("the answer's status is an error", "the server's log says why, once a second at most; 403 is the signature"),
     11750: ("the answer is over 64 kB", "answer with less"),
     12100: ("the answer is not well-formed XML", "escape & and <; let nothing stand before <?xml"),
     12200: ("the answer is XML, but not TwiML", "use only Twilio's verbs and attributes, case and all"),
@@ -2567,13 +2576,23 @@ class Phone:
         self._overrides = dict(parse_qsl(overrides))
         self._jars: dict[tuple[str, str], Jar] = {}
 
-    def text(self, body: str = "", *, media: Iterable[Any] = (), **params: str | None) -> Exchange:
+    def text(
+        self,
+        body: str = "",
+        *,
+        media: Iterable[Any] = (),
+        from_: str = "",
+        to: str = "",
+        **params: str | None,
+    ) -> Exchange:
         """Send a message with *body* and *media*; return what became of it.
 
-        *media* are URLs, or pairs of a URL and a content type; *params* are more of
-        Twilio's parameters, or others of them: ``ProfileName="Ada"``; None leaves one out.
+        *media* are URLs, or pairs of a URL and a content type; *from_* and *to* are other
+        numbers than this phone's.  *params* are more of Twilio's parameters, or others of
+        them: ``ProfileName="Ada"``; None leaves one out.
         """
-        return self.deliver(message_params(self.number, self.to, body, media, params))
+        number, to = from_ or self.number, to or self.to
+        return self.deliver(message_params(number, to, body, media, params))
 
     def repeat(self, exchange: Exchange) -> Exchange:
         """Deliver the message of *exchange* once more, with the MessageSid it had."""
@@ -4242,7 +4261,7 @@ def command_line() -> Any:
     explain = commands.add_parser(
         "explain",
         help="say why a signature does not match; the body is read from standard input",
-        description="The auth token is read from TWILIO_AUTH_TOKEN.",
+        description="The body is read from standard input, the auth token from TWILIO_AUTH_TOKEN.",
     )
     explain.set_defaults(command=run_explain)
     explain.add_argument("--url", required=True, help="the URL, as the server saw it")

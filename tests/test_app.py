@@ -591,6 +591,13 @@ def test_at_debug_a_message_and_its_answer_are_one_line_each(caplog):
     assert {r.name for r in caplog.records} == {"smsreply"}
 
 
+def test_at_debug_a_status_callback_is_no_message(caplog):
+    caplog.set_level(logging.DEBUG)
+    phone = smsreply.Phone(app(), auth_token=TOKEN)
+    phone.deliver({"From": "+15558675310", "To": "+14017122661", "MessageStatus": "sent\n"})
+    assert caplog.messages[0] == r"Status of the message to +14017122661: sent\n"
+
+
 FORGED = "x\r\n\nERROR forged\x1b[31m\x00\x85\u2028\u2029\u202e\ud7ff"
 
 

@@ -54,6 +54,7 @@ NEAR_MISSES = {
     "host without www": (URL, {}, {}, "https://www.abc.example/sms", {}, 'pass public_url="https://www.abc.example"'),
     "host with www": ("https://www.abc.example/sms", {}, {}, URL, {}, PUBLIC),
     "host, forwarded": ("http://10.0.0.7:8767/sms", {}, proxy(Proto="https", Host="abc.example"), URL, {}, PUBLIC),
+    "host, forwarded alone": ("http://10.0.0.7:8767/sms", {}, proxy(Host="abc.example"), URL, {}, PUBLIC),
     "host, through two proxies": ("http://10.0.0.7/sms", {}, proxy(Proto="https, http", Host="abc.example, inner"), URL, {}, PUBLIC),
     "scheme, forwarded alone": ("http://abc.example:8767/sms", {}, proxy(Proto="https"), URL, {}, PUBLIC),
     "port, forwarded": ("http://abc.example/sms", {}, proxy(Proto="https", Port="8443"), "https://abc.example:8443/sms", {}, 'pass public_url="https://abc.example:8443"'),
@@ -180,7 +181,7 @@ def test_a_flaw_of_the_token_is_told_in_words(token, words):
 
 def test_the_second_line_is_what_two_people_can_compare():
     told = validator.explain(URL + "?q=1", {"b": "2", "a": "é\n"}, raw("x"))
-    assert told.splitlines()[1] == f"what would have to be signed: '{URL}?q=1aé\\nb2'"
+    assert told.splitlines()[1] == f"the signature is checked against: '{URL}?q=1aé\\nb2'"
     assert len(told.splitlines()) == 2
 
 

@@ -148,6 +148,9 @@ def test_of_a_channel_both_numbers_have_its_prefix_and_the_id_has_none():
 
 
 def test_parameters_can_be_added_changed_and_left_out():
+    _, [seen] = texted(from_="whatsapp:+14017122661", to="+15558675310")
+    assert seen.fields["From"] == "whatsapp:+14017122661"
+    assert seen.fields["To"] == "whatsapp:+15558675310"
     _, [seen] = texted(ProfileName="Ada", ToCity="", FromCity=None, NumSegments="7")
     assert (seen.fields["ProfileName"], seen.fields["NumSegments"]) == ("Ada", "7")
     assert "FromCity" not in seen.fields and seen.fields["ToCity"] == ""

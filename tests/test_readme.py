@@ -97,7 +97,9 @@ def test_every_program_of_the_readme_can_be_imported(name, programs):
 
 
 def test_the_test_of_the_readme_passes(programs):
-    importlib.import_module("test_bot").test_it_repeats_what_was_said()
+    test_bot = importlib.import_module("test_bot")
+    test_bot.test_it_repeats_what_was_said()
+    test_bot.test_others_are_answered_too()
 
 
 def test_a_picture_is_thanked_for(programs):
@@ -107,12 +109,11 @@ def test_a_picture_is_thanked_for(programs):
     assert exchange.messages[0].media == ("https://abc.example/cat.jpg",)
 
 
-def test_the_status_goes_to_its_own_path(programs, caplog):
-    caplog.set_level("INFO")
+def test_the_status_goes_to_its_own_path(programs, capsys):
     exchange = smsreply.Phone(importlib.import_module("desk").application).text("Hi")
     assert (exchange.error, len(exchange.requests)) == (None, 2)
     assert exchange.requests[1].url == "https://localhost/status"
-    assert "is sent" in caplog.text
+    assert "is sent\n" in capsys.readouterr().out
 
 
 def test_the_pizza_is_ordered_over_four_messages_and_two_servers(programs):
