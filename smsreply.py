@@ -627,7 +627,7 @@ class RequestValidator:
 def body_hash(uri: str) -> str:
     """Return the ``bodySHA256`` in the query of *uri*, or an empty string."""
     query = uri.partition("#")[0].partition("?")[2]
-    return parse_qs(query, errors="replace", separator="&").get("bodySHA256", [""])[0]
+    return parse_qs(query, separator="&").get("bodySHA256", [""])[0]
 
 
 # ---------------------------------------------------------------------- 3. Understand

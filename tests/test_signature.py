@@ -9,7 +9,14 @@ import hmac
 import pytest
 from conftest import MESSAGE, TOKEN, call, make_environ
 
-from smsreply import App, RequestValidator, other_spellings, signature_algorithm, signed_string
+from smsreply import (
+    App,
+    RequestValidator,
+    other_spellings,
+    server_origin,
+    signature_algorithm,
+    signed_string,
+)
 
 U = "https://mycompany.com/myapp.php?foo=1&bar=2"
 P = {
@@ -281,6 +288,8 @@ def test_a_blank_token_is_refused(token):
         ("https://abc.example//sms", "https://abc.example//sms"),
         ("https://abc.example/s%6Ds?b=%27&a='", "https://abc.example/s%6Ds?b=%27&a='"),
         ("https://abc.example/a@b:c/é", "https://abc.example/a@b:c/é"),
+        ("https://abc.example?a=:1@b", "https://abc.example:443?a=:1@b"),
+        ("https://abc.example/sms?a=\n", "https://abc.example:443/sms?a=\n"),
     ],
 )
 def test_a_url_is_accepted_in_each_spelling_that_twilio_signs(url, signed):
@@ -305,6 +314,8 @@ def test_a_url_is_accepted_in_each_spelling_that_twilio_signs(url, signed):
         ("https://abc.example@evil.example/sms", "https://abc.example/sms"),
         ("https://evil.example/https://abc.example/sms", "https://abc.example/sms"),
         ("https://[::1]/sms", "https://[/sms"),
+        ("see https://abc.example/sms", "https://abc.example:443/sms"),
+        ("https://abc.example:x/sms", "https://abc.example"),
     ],
 )
 def test_no_other_url_is_accepted(url, signed):
@@ -340,6 +351,72 @@ def test_a_hashed_body_may_be_anything(body):
     assert validator.validate(url, body, hand_made(url))
 
 
+@pytest.mark.parametrize("query", ["a=?&bodySHA256={}", "bodySHA256={}&a=?", "bodySHA256={}#f"])
+def test_a_hash_may_stand_anywhere_in_the_query(query):
+    url = f"{SMS_URL}?{query.format(hashlib.sha256(b'{}').hexdigest())}"
+    signature = hand_made(url.partition("#")[0])
+    assert validator.validate(url, "{}", signature)
+    assert not validator.validate(url, "[]", signature)
+
+
 def test_a_hash_is_read_from_the_query_alone():
     url = f"{SMS_URL}?a=1#bodySHA256={'0' * 64}"
     assert validator.validate(url, "b=2", hand_made(f"{SMS_URL}?a=1b2"))
+
+
+# What comes from a program, and from a request.
+
+
+@pytest.mark.parametrize("values", [["1", "2"], ("1", "2"), {"1", "2"}, frozenset(["1", "2"])])
+def test_a_name_may_have_several_values(values):
+    signature = hand_made(f"{SMS_URL}A1A2")
+    assert validator.validate(SMS_URL, {"A": values}, signature)
+
+
+def test_a_value_may_be_a_number():
+    assert validator.validate(
+        SMS_URL, {"NumMedia": 0, "A": [1]}, hand_made(f"{SMS_URL}A1NumMedia0")
+    )
+
+
+@pytest.mark.parametrize("tokens", [b"12345", [b"12345"], ["", None, "12345"], (" ", "12345")])
+def test_tokens_may_be_bytes_and_blank_ones_do_not_count(tokens):
+    assert RequestValidator(tokens).compute_signature(U, P) == SIGNATURE
+
+
+@pytest.mark.parametrize("token", ["", b"", " \t", None, [], ["", " ", None]])
+def test_a_blank_token_signs_nothing(token):
+    with pytest.raises(ValueError, match="^the token is blank: "):
+        RequestValidator(token)
+
+
+def test_only_an_unknown_algorithm_is_worth_a_line(caplog):
+    for algorithm in (None, "", "HMAC_SHA1", "hmac_sha256"):
+        validator.validate(U, P, SIGNATURE, algorithm)
+    assert not caplog.records
+    assert not validator.validate(U, P, SIGNATURE, "MD5")
+    assert caplog.messages == ["'MD5' is not an algorithm known here"]
+
+
+@pytest.mark.parametrize(
+    "host", ["abc.example/sms", "abc.example?a=1", "abc.example#", "me@abc.example", "abc\\example"]
+)
+def test_a_host_that_would_be_read_as_more_is_refused(host):
+    """Or else what stands behind it was signed, and what came was not."""
+    environ = make_environ(MESSAGE, HTTP_HOST=host)
+    status, _, line = call(App(lambda message: "ok", auth_token=TOKEN), environ)
+    assert (status, line) == ("400 Bad Request", b"the Host is more than a host\n")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "port", "origin"),
+    [
+        ("http", "80", "http://abc.example"),
+        ("https", "443", "https://abc.example"),
+        ("http", "443", "http://abc.example:443"),
+        ("https", "8443", "https://abc.example:8443"),
+    ],
+)
+def test_without_a_host_the_servers_name_and_port_stand_for_it(scheme, port, origin):
+    environ = {"wsgi.url_scheme": scheme, "SERVER_NAME": "abc.example", "SERVER_PORT": port}
+    assert server_origin(environ) == origin
