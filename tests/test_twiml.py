@@ -397,6 +397,10 @@ def test_a_long_text_is_split_behind_white_space(text, pieces):
     assert [units(piece) for piece in split_text(text)] == pieces
 
 
+def test_a_text_for_two_messages_is_two_messages():
+    assert texts(twiml("x" * 1601)) == ["x" * 1600, "x"]
+
+
 @pytest.mark.parametrize("text", ["x" * 5000, "ab " * 2000, "😀" * 2500, "é 😀\n" * 1000, "x" + "😀y" * 1999])  # fmt: skip
 def test_the_pieces_join_to_the_text_and_none_is_too_long(text):
     pieces = texts(twiml(text))
