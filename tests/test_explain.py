@@ -152,6 +152,8 @@ def test_a_near_miss_is_told_in_words(case):
         pytest.param(URL, MESSAGE, None, {}, "X-Twilio-Signature is missing or empty: Twilio did not send this, or something on the way drops", id="no header"),
         pytest.param(URL, MESSAGE, "", {}, "missing or empty", id="an empty header"),
         pytest.param("/sms", MESSAGE, raw(URL), {}, "'/sms' is not a whole URL, like https://abc.example/sms", id="no whole URL"),
+        pytest.param("x" + URL, MESSAGE, raw(URL), {}, "is not a whole URL", id="more in front of a URL"),
+        pytest.param("https://abc.example:80x/sms", MESSAGE, raw(URL), {}, "is not a whole URL", id="a port that is none"),
         pytest.param(URL, None, raw(URL) + " ", {}, "has white space or quotes around it", id="a signature with a space"),
         pytest.param(URL, None, f'"{raw(URL)}"', {}, "has white space or quotes around it", id="a signature in quotes"),
         pytest.param(URL, None, raw("x") + " ", {}, "not signed for https://abc.example/sms with 0 fields", id="another's signature with a space"),
@@ -181,6 +183,8 @@ def test_a_flaw_is_told_in_words(seen, params, signature, more, words):
 @pytest.mark.parametrize(
     ("seen", "headers", "signed"),
     [
+        (URL, {}, "http://abc.example/sms"),
+        (URL, {}, "https://www.abc.example/sms"),
         ("http://abc.example/sms", proxy(Proto="https"), URL),
         ("http://abc.example:8443/sms", proxy(Proto="https"), "https://abc.example:8443/sms"),
         ("https://in/sms", proxy(Proto="http", Host="abc.example"), "http://abc.example/sms"),
@@ -199,7 +203,7 @@ def test_a_flaw_is_told_in_words(seen, params, signature, more, words):
         ("https://in/sms", proxy(Host="abc.example", Prefix="/bot"), URL),
     ],
 )
-def test_what_a_proxy_says_is_the_public_url_without_a_remark(seen, headers, signed):
+def test_another_public_url_is_told_without_a_remark(seen, headers, signed):
     told = validator.explain(seen, MESSAGE, signature_of(signed, MESSAGE), headers=headers)
     public = signed.removesuffix("/sms")
     assert told.partition("\n")[0] == f'signed for {signed}: pass public_url="{public}"'

@@ -120,6 +120,14 @@ def threads():
         yield lambda app, environ=None, **fields: pool.submit(deliver, app, environ, **fields)
 
 
+@pytest.fixture
+def ticks(monkeypatch):
+    """The time since some moment, which is set by hand."""
+    now = [1000.0]
+    monkeypatch.setattr(smsreply.time, "monotonic", lambda: now[0])
+    return now
+
+
 def app_of(reply, cache=None, **options):
     return App(reply, auth_token=TOKEN, cache=MemoryCache() if cache is None else cache, **options)
 
@@ -343,6 +351,11 @@ def test_it_may_come_back_to_another_node():
     assert bot.runs == 1
 
 
+@pytest.mark.parametrize("patience", [0, 0.5, 14.9])
+def test_any_patience_below_twilios_limit_will_do(patience):
+    assert deliver(app_of(lambda message: None, patience=patience))[0] == "200 OK"
+
+
 @pytest.mark.parametrize("patience", [-1, 15, 60, float("nan")])
 def test_twilios_limit_is_15_seconds(patience):
     with pytest.raises(ValueError, match="Twilio waits for 15 s and no longer"):
@@ -411,6 +424,56 @@ def test_what_was_refused_as_too_much_is_claimed_by_nobody(monkeypatch):
     assert deliver(there)[0] == "200 OK"
 
 
+def test_a_message_waits_a_moment_for_a_thread_that_is_soon_free():
+    pool, done = smsreply.Pool(1), threading.Event()
+    pool.submit(lambda: time.sleep(0.05))
+    pool.submit(done.set)
+    assert done.wait(5)
+
+
+def test_draining_says_whether_all_has_ended():
+    pool, go = smsreply.Pool(2), threading.Event()
+    assert pool.drain(0)
+    pool.submit(lambda: go.wait(5))
+    assert not pool.drain(0.1)
+    go.set()
+    assert pool.drain(5)
+
+
+def test_a_thread_outlives_what_ends_its_work_and_the_log_says_what_did(caplog):
+    pool, done = smsreply.Pool(1), threading.Event()
+
+    def work():
+        raise SystemExit("enough")
+
+    pool.submit(work)
+    pool.submit(done.set)
+    assert done.wait(5)
+    assert caplog.messages[0].startswith("a thread went on after:\n    Traceback (most recent")
+    assert caplog.messages[0].endswith("\n    SystemExit: enough")
+
+
+def test_a_handler_holds_up_no_process_that_ends():
+    daemons = []
+    deliver(app_of(lambda message: daemons.append(threading.current_thread().daemon)))
+    assert daemons == [True]
+
+
+def test_where_no_thread_can_be_started_a_message_is_503(monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(smsreply, "POOL", smsreply.Pool(1))
+    bot = Bot()
+    app = app_of(bot)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        status, body, _ = deliver(app)
+        assert (status, body) == ("503 Service Unavailable", b"no thread can be started\n")
+    assert not running(app)
+    assert deliver(app)[:2] == says("run 1")
+
+
 # ---------------------------------------------------------------------- caches that fail
 
 
@@ -449,6 +512,39 @@ def test_a_cache_that_fails_slowly_is_left_alone_for_a_while(monkeypatch):
     time.sleep(0.6)
     assert deliver(app)[:2] == says("run 6")
     assert cache.tried >= 2
+
+
+@pytest.mark.parametrize(
+    ("took", "later", "asked"), [(0.5, 0, True), (0.51, 4.99, False), (0.51, 5, True)]
+)
+def test_a_cache_that_fails_after_half_a_second_is_not_asked_for_five(ticks, took, later, asked):
+    class Slow(MemoryCache):
+        calls = 0
+
+        def add(self, *_):
+            self.calls += 1
+            ticks[0] += took
+            raise ConnectionError
+
+        get = delete = add
+
+    cache = Slow()
+    memory = Memory(cache, patience=10)
+    assert memory._call("add", "c", 15, 1) is True
+    ticks[0] += later
+    assert memory._call("get", "a") is None
+    assert cache.calls == (2 if asked else 1)
+
+
+def test_a_cache_that_fails_is_a_line_of_the_log_a_second(ticks, caplog):
+    memory = Memory(Broken("get"), patience=10)
+    for _ in range(5):
+        memory._call("get", "a")
+    ticks[0] += 1
+    memory._call("get", "a")
+    line = "the cache fails, and messages are answered without: get raised ConnectionError: no get"
+    line += "\\nforged line"
+    assert caplog.messages == [line, line + " (and 4 more since the last such line)"]
 
 
 class Lying:
@@ -747,12 +843,10 @@ def test_many_nodes_many_deliveries_and_no_message_is_handled_twice(threads):
 
 
 @pytest.fixture
-def clock(monkeypatch):
+def clock(ticks, monkeypatch):
     """The time of day is not asked for, and the other one is set by hand."""
-    now = [1000.0]
-    monkeypatch.setattr(smsreply.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(smsreply.time, "time", lambda: pytest.fail("it can be put back"))
-    return now
+    return ticks
 
 
 def test_of_too_many_entries_the_oldest_make_room():
@@ -779,6 +873,17 @@ def test_a_value_lasts_for_its_timeout_and_no_longer_than_any(clock):
         assert [cache.get(key) for key in ("short", "long", "none")] == kept
     cache.set("new", 4)
     assert list(cache._kept) == ["new"], "what is over is not kept"
+
+
+def test_it_keeps_4096_values_for_an_hour_unless_told_otherwise(clock):
+    cache = MemoryCache()
+    for number in range(4097):
+        cache.set(str(number), number, 10_000)
+    assert [cache.get("0"), cache.get("1"), cache.get("4096")] == [None, 1, 4096]
+    clock[0] += 3599
+    assert cache.get("1") == 1
+    clock[0] += 1
+    assert cache.get("1") is None
 
 
 def test_add_takes_what_is_free_or_over(clock):
