@@ -66,6 +66,7 @@ NEAR_MISSES = {
     "prefix, forwarded and not stripped": ("http://in/bot/sms", {}, proxy(Host="abc.example", Prefix="/bot", Proto="https"), "https://abc.example/bot/sms", {}, PUBLIC.replace("/sms", "/bot/sms")),
     "prefix, a gateway's stage": (URL, {}, {}, "https://abc.example/prod/sms", {}, 'pass public_url="https://abc.example/prod" (something stripped /prod from the path)'),
     "prefix, that was not signed": ("https://abc.example/bot/v2/sms", {}, {}, URL, {}, "the path /bot/v2 was not in it: leave it out of public_url, or of the mount"),
+    "prefix, and a longer path": ("https://abc.example/bot/a/sms", {}, {}, "https://abc.example/a/sms", {}, "the path /bot was not in it: leave it out of public_url, or of the mount"),
     "slash, dropped": (URL, {}, {}, URL + "/", {}, SLASH.format("/", "ends in a slash: make them alike")),
     "slash, added": (URL + "/", {}, {}, URL, {}, SLASH.format("", "has no slash at its end: make them alike")),
     "slash, of two": (URL, {}, {}, "https://abc.example//sms", {}, "has two slashes where one came"),
@@ -84,9 +85,9 @@ NEAR_MISSES = {
     "query, %2b for %2B": (URL + "?a=%2b1", {}, {}, URL + "?a=%2B1", {}, ESCAPED),
     "query, decoded": (URL + "?a=caf\u00e9 au lait", {}, {}, URL + "?a=caf%C3%A9+au+lait", {}, ESCAPED),
     "query, with an escaped &": (URL + "?a=x%26y&b=it%27s", {}, {}, URL + "?a=x%26y&b=it's", {}, ESCAPED),
-    "query dropped its ?": (URL, {}, {}, URL + "?", {}, "without the lone ? at its end"),
-    "query added": (URL + "?utm=1", {}, {}, URL, {}, "the query was added on the way, or is not in the URL that Twilio was given"),
-    "query, blanks added": (URL + "?a=1&b=", {}, {}, URL + "?a=1", {}, "blank values that were not signed"),
+    "query dropped its ?": (URL, {}, {}, URL + "?", {}, "the query is not as Twilio sent it, but without the lone ? at its end: use the raw one"),
+    "query added": (URL + "?utm=1", {}, {}, URL, {}, ": the query was added on the way, or is not in the URL that Twilio was given"),
+    "query, blanks added": (URL + "?a=1&b=", {}, {}, URL + "?a=1", {}, "the query is not as Twilio sent it, but with blank values that were not signed: use the raw one"),
     "blanks dropped": (URL, FULL, {}, URL, MESSAGE, "the blank fields FromCity, FromZip were dropped: parse with keep_blank_values=True"),
     "blanks dropped, Body too": (URL, {**FULL, "Body": None}, {}, URL, with_(Body=""), "the blank fields FromCity, FromZip, Body were dropped"),
     "blank Body dropped": (URL, {"From": "whatsapp:+1", "MessageSid": SID}, {}, URL, {"From": "whatsapp:+1", "MessageSid": SID, "Body": ""}, "the blank fields Body were dropped"),
@@ -220,7 +221,10 @@ def test_another_public_url_is_told_without_a_remark(seen, headers, signed):
 )
 def test_a_path_of_nothing_is_tried_with_and_without_its_slash(seen, signed):
     told = validator.explain(seen, MESSAGE, signature_of(signed, MESSAGE))
-    assert told.startswith(f"signed for {signed.partition('?')[0]}: pass public_url=")
+    assert told.partition("\n")[0] == (
+        f"signed for {signed.partition('?')[0]}: {PUBLIC.partition(': ')[2]}"
+        " (a proxy ends TLS in front of this server)"
+    )
 
 
 def test_credentials_in_the_url_are_kept_in_another_scheme():
