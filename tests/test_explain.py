@@ -91,6 +91,7 @@ NEAR_MISSES = {
     "blanks dropped": (URL, FULL, {}, URL, MESSAGE, "the blank fields FromCity, FromZip were dropped: parse with keep_blank_values=True"),
     "blanks dropped, Body too": (URL, {**FULL, "Body": None}, {}, URL, with_(Body=""), "the blank fields FromCity, FromZip, Body were dropped"),
     "blank Body dropped": (URL, {"From": "whatsapp:+1", "MessageSid": SID}, {}, URL, {"From": "whatsapp:+1", "MessageSid": SID, "Body": ""}, "the blank fields Body were dropped"),
+    "a blank Body and another dropped": (URL, {"From": "+1", "MessageSid": SID}, {}, URL, {"From": "+1", "MessageSid": SID, "Body": "", "ToZip": ""}, "the blank fields Body, ToZip were dropped"),
     "one blank of many dropped": (URL, {"From": "+1", "Body": "hi"}, {}, URL, {"From": "+1", "Body": "hi", "ToZip": ""}, "the blank fields ToZip were dropped"),
     "blanks dropped, behind a proxy": ("http://abc.example/sms", FULL, {}, URL, MESSAGE, "in front of this server); the blank fields FromCity, FromZip were"),
     "blanks added": (URL, MESSAGE, {}, URL, FULL, "blank values were not signed: something added them"),
