@@ -191,6 +191,14 @@ def test_a_later_delivery_gets_the_same_bytes_and_the_same_session(processes):
     assert bot.runs == 1
 
 
+def test_of_an_answer_that_was_asked_for_again_only_the_answer_is_left(caplog):
+    cache = Strict()
+    here, there = nodes(Bot(), cache)
+    assert deliver(here) == deliver(there)
+    assert [key[0] for key in cache._kept] == ["a"]
+    assert not caplog.messages, "the cache fails"
+
+
 def test_a_repetition_of_twilios_is_handled_once():
     """As the README has it: Twilio repeats a message if the URL says so."""
     bot = Bot(RuntimeError("once"))
@@ -424,11 +432,14 @@ def test_what_was_refused_as_too_much_is_claimed_by_nobody(monkeypatch):
     assert deliver(there)[0] == "200 OK"
 
 
-def test_a_message_waits_a_moment_for_a_thread_that_is_soon_free():
+def test_a_message_waits_for_a_thread_until_one_is_free_and_no_longer(monkeypatch):
+    monkeypatch.setattr(smsreply.Pool, "WAIT", 10)
     pool, done = smsreply.Pool(1), threading.Event()
+    started = time.monotonic()
     pool.submit(lambda: time.sleep(0.05))
     pool.submit(done.set)
     assert done.wait(5)
+    assert time.monotonic() - started < 5
 
 
 def test_draining_says_whether_all_has_ended():
@@ -514,10 +525,8 @@ def test_a_cache_that_fails_slowly_is_left_alone_for_a_while(monkeypatch):
     assert cache.tried >= 2
 
 
-@pytest.mark.parametrize(
-    ("took", "later", "asked"), [(0.5, 0, True), (0.51, 4.99, False), (0.51, 5, True)]
-)
-def test_a_cache_that_fails_after_half_a_second_is_not_asked_for_five(ticks, took, later, asked):
+@pytest.mark.parametrize(("took", "later", "calls"), [(0.5, 0, 3), (0.51, 4.99, 1), (0.51, 5, 2)])
+def test_a_cache_that_fails_after_half_a_second_is_not_asked_for_five(ticks, took, later, calls):
     class Slow(MemoryCache):
         calls = 0
 
@@ -532,8 +541,8 @@ def test_a_cache_that_fails_after_half_a_second_is_not_asked_for_five(ticks, too
     memory = Memory(cache, patience=10)
     assert memory._call("add", "c", 15, 1) is True
     ticks[0] += later
-    assert memory._call("get", "a") is None
-    assert cache.calls == (2 if asked else 1)
+    assert (memory._call("add", "c", 15, 1), memory._call("get", "a")) == (True, None)
+    assert cache.calls == calls
 
 
 def test_a_cache_that_fails_is_a_line_of_the_log_a_second(ticks, caplog):
@@ -600,6 +609,23 @@ def test_a_slow_handler_is_answered_without_a_cache_that_works():
 def test_what_is_no_answer_of_this_message_is_not_sent(caplog, garbage):
     bot = Bot()
     assert deliver(app_of(bot, Lying(get=garbage)))[:2] == says("run 1")
+    assert "the cache fails, and messages are answered without: it has" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        [None, [], ""], [200, [], ""], ["200 OK", None, ""], ["200 OK", [["one"]], ""], ["200 OK", [], 5],
+        ["200 OK", [], "€"], ["200 OK", []], ["200 OK", [], "", ""],
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_what_is_no_answer_is_not_sent_though_it_has_the_right_key(caplog, garbage):
+    class Spoilt(Lying):
+        def get(self, key):
+            return [key, *garbage]
+
+    assert deliver(app_of(Bot(), Spoilt()))[:2] == says("run 1")
     assert "the cache fails, and messages are answered without: it has" in caplog.text
 
 
