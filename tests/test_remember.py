@@ -399,6 +399,15 @@ def test_a_message_takes_no_new_thread():
     assert len(set(used)) <= 32
 
 
+def test_one_thread_renews_the_claims_of_all_messages(monkeypatch):
+    started, start = [], smsreply.start_thread
+    monkeypatch.setattr(smsreply, "start_thread", lambda work: started.append(work) or start(work))
+    app = app_of(Bot())
+    for number in range(5):
+        deliver(app, MessageSid=f"SM{number}")
+    assert started.count(app._memory._renew) == 1
+
+
 def test_of_40_slow_messages_32_are_handled_and_nobody_waits_for_a_thread(threads, caplog):
     bot = Bot(held=True)
     app = app_of(bot, patience=14)
@@ -682,6 +691,25 @@ def test_a_claim_is_renewed_while_the_handler_runs(quick, threads):
     bot.go.set()
     assert first.result() == other.result()
     assert bot.runs == 1
+
+
+def test_a_claim_and_its_renewals_are_for_15_seconds_and_never_none(threads, monkeypatch):
+    """To some caches None is nothing at all."""
+    puts = []
+
+    class Watched(MemoryCache):
+        def _put(self, key, value, timeout):
+            puts.append((key[0], value is None, timeout))
+            super()._put(key, value, timeout)
+
+    monkeypatch.setattr(Memory, "RENEWAL", 0.02)
+    bot = Bot(held=True)
+    answer = threads(app_of(bot, Watched()))
+    bot.has_begun()
+    until(lambda: len(puts) > 2)
+    bot.go.set()
+    assert answer.result()[:2] == says("run 1")
+    assert set(puts) == {("c", False, 15), ("a", False, 3600)}
 
 
 def test_the_next_delivery_takes_over_from_a_process_that_died(quick, threads):
