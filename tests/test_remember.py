@@ -726,6 +726,20 @@ def test_the_next_delivery_takes_over_from_a_process_that_died(quick, threads):
     dead.go.set()
 
 
+def test_who_waits_for_a_process_that_died_does_not_renew_its_claim(quick, threads):
+    dead, slow, alive = Bot(held=True), Bot(held=True), Bot()
+    cache = Losable()
+    here = app_of(dead, cache, patience=0.05)
+    there = app_of(lambda m: (slow if m.sid == "SM-slow" else alive)(m), cache.inner, patience=2)
+    held = threads(there, MessageSid="SM-slow")  # whose claim is renewed meanwhile
+    slow.has_begun()
+    deliver(here)
+    cache.lost = True
+    assert deliver(there)[:2] == says("run 1")
+    slow.go.set()
+    assert held.result()[:2] == says("run 1")
+
+
 def test_a_process_that_was_paused_gives_the_answer_of_the_one_that_took_over(quick, threads):
     slow, quicker = Bot("from the paused one", held=True), Bot("from the other")
     cache = Losable()
