@@ -184,6 +184,24 @@ def test_what_is_not_answered_gets_one_short_line_that_twilio_texts_to_nobody(
     assert headers.get("Allow") == ("GET, POST" if status[:3] == "405" else None)
 
 
+def test_what_is_answered_to_a_bad_request_is_what_the_log_says(caplog):
+    for environ in (
+        signed(PATH_INFO="/other"),
+        make_environ(method="PUT"),
+        signed(CONTENT_TYPE="text/json"),
+        make_environ(b"x" * 65537),
+        make_environ(b"From=%f"),
+        signed({"Body": "a"}),
+    ):
+        caplog.clear()
+        status, _, body = call(app({"/sms": echo}), environ)
+        (message,) = caplog.messages
+        assert message.startswith(
+            f"{status} for {environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
+        )
+        assert message.endswith(f": {body.decode()[:-1]}")
+
+
 @pytest.mark.parametrize("path", ["/sms", "/other"])
 def test_to_head_there_is_no_body(path):
     status, headers, body = call(app({"/sms": echo}), make_environ(method="HEAD", PATH_INFO=path))
@@ -507,6 +525,15 @@ def test_a_handler_that_fails_is_500_and_the_log_says_why(caplog, reply, said, c
     assert said in text
 
 
+def test_the_traceback_is_as_python_prints_it_but_for_the_line_ends_of_the_error(caplog):
+    call(app(raises(ValueError("a\nX"))), signed())
+    first, *lines = caplog.messages[0].split("\n")
+    assert first == f"message {SID} is not answered: its handler failed"
+    assert lines[0] == "    Traceback (most recent call last):"
+    assert re.fullmatch(r'      File ".*test_app\.py", line \d+, in reply', lines[-3])
+    assert lines[-2:] == ["        raise error", r"    ValueError: a\nX"]
+
+
 def test_an_app_goes_on_after_a_failure():
     def reply(message):
         return {"good": "fine"}[message.body]
@@ -596,6 +623,13 @@ def test_at_debug_a_status_callback_is_no_message(caplog):
     phone = smsreply.Phone(app(), auth_token=TOKEN)
     phone.deliver({"From": "+15558675310", "To": "+14017122661", "MessageStatus": "sent\n"})
     assert caplog.messages[0] == r"Status of the message to +14017122661: sent\n"
+
+
+@pytest.mark.parametrize(("size", "shown"), [(2000, "x" * 2000), (2001, "x" * 2000 + "…")])
+def test_2000_characters_of_a_text_are_logged(caplog, size, shown):
+    caplog.set_level(logging.DEBUG)
+    call(app(lambda message: None), signed({"From": "+1", "Body": "x" * size}))
+    assert caplog.messages[0] == f"Incoming message from +1: {shown}"
 
 
 FORGED = "x\r\n\nERROR forged\x1b[31m\x00\x85\u2028\u2029\u202e\ud7ff"

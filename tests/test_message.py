@@ -129,6 +129,12 @@ def test_what_is_not_there_is_blank_and_not_an_error():
     assert (message.media, message.query, message.session) == ((), {}, {})
 
 
+def test_a_message_of_nothing_is_blank_all_over():
+    message = smsreply.IncomingMessage()
+    assert [message.sid, message.from_, message.to, message.body, message.url] == [""] * 5
+    assert (message.media, message.query, message.session) == ((), {}, {})
+
+
 def test_of_a_name_that_comes_twice_the_last_value_counts():
     message = received(make_environ(b"From=a&Body=1&From=b&Body=2"))
     assert message == {"From": "b", "Body": "2"}
@@ -137,6 +143,11 @@ def test_of_a_name_that_comes_twice_the_last_value_counts():
 def test_an_old_name_of_the_sid_will_do():
     assert received(make_environ(b"From=a&SmsSid=SM1")).sid == "SM1"
     assert received(make_environ(b"From=a&SmsSid=SM1&MessageSid=")).sid == "SM1"
+
+
+def test_the_new_name_of_the_sid_comes_first():
+    assert received(make_environ(b"From=a&SmsSid=SM1&MessageSid=SM2")).sid == "SM2"
+    assert received(make_environ(b"From=a&MessageSid=SM2")).sid == "SM2"
 
 
 @pytest.mark.parametrize(

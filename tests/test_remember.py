@@ -120,6 +120,14 @@ def threads():
         yield lambda app, environ=None, **fields: pool.submit(deliver, app, environ, **fields)
 
 
+@pytest.fixture
+def ticks(monkeypatch):
+    """The time since some moment, which is set by hand."""
+    now = [1000.0]
+    monkeypatch.setattr(smsreply.time, "monotonic", lambda: now[0])
+    return now
+
+
 def app_of(reply, cache=None, **options):
     return App(reply, auth_token=TOKEN, cache=MemoryCache() if cache is None else cache, **options)
 
@@ -181,6 +189,14 @@ def test_a_later_delivery_gets_the_same_bytes_and_the_same_session(processes):
     assert first[2]
     assert later == [first] * 3
     assert bot.runs == 1
+
+
+def test_of_an_answer_that_was_asked_for_again_only_the_answer_is_left(caplog):
+    cache = Strict()
+    here, there = nodes(Bot(), cache)
+    assert deliver(here) == deliver(there)
+    assert [key[0] for key in cache._kept] == ["a"]
+    assert not caplog.messages, "the cache fails"
 
 
 def test_a_repetition_of_twilios_is_handled_once():
@@ -343,6 +359,11 @@ def test_it_may_come_back_to_another_node():
     assert bot.runs == 1
 
 
+@pytest.mark.parametrize("patience", [0, 0.5, 14.9])
+def test_any_patience_below_twilios_limit_will_do(patience):
+    assert deliver(app_of(lambda message: None, patience=patience))[0] == "200 OK"
+
+
 @pytest.mark.parametrize("patience", [-1, 15, 60, float("nan")])
 def test_twilios_limit_is_15_seconds(patience):
     with pytest.raises(ValueError, match="Twilio waits for 15 s and no longer"):
@@ -378,6 +399,15 @@ def test_a_message_takes_no_new_thread():
     assert len(set(used)) <= 32
 
 
+def test_one_thread_renews_the_claims_of_all_messages(monkeypatch):
+    started, start = [], smsreply.start_thread
+    monkeypatch.setattr(smsreply, "start_thread", lambda work: started.append(work) or start(work))
+    app = app_of(Bot())
+    for number in range(5):
+        deliver(app, MessageSid=f"SM{number}")
+    assert started.count(app._memory._renew) == 1
+
+
 def test_of_40_slow_messages_32_are_handled_and_nobody_waits_for_a_thread(threads, caplog):
     bot = Bot(held=True)
     app = app_of(bot, patience=14)
@@ -409,6 +439,59 @@ def test_what_was_refused_as_too_much_is_claimed_by_nobody(monkeypatch):
     bot.go.set()
     smsreply.POOL.drain(5)
     assert deliver(there)[0] == "200 OK"
+
+
+def test_a_message_waits_for_a_thread_until_one_is_free_and_no_longer(monkeypatch):
+    monkeypatch.setattr(smsreply.Pool, "WAIT", 10)
+    pool, done = smsreply.Pool(1), threading.Event()
+    started = time.monotonic()
+    pool.submit(lambda: time.sleep(0.05))
+    pool.submit(done.set)
+    assert done.wait(5)
+    assert time.monotonic() - started < 5
+
+
+def test_draining_says_whether_all_has_ended():
+    pool, go = smsreply.Pool(2), threading.Event()
+    assert pool.drain(0)
+    pool.submit(lambda: go.wait(5))
+    assert not pool.drain(0.1)
+    go.set()
+    assert pool.drain(5)
+
+
+def test_a_thread_outlives_what_ends_its_work_and_the_log_says_what_did(caplog):
+    pool, done = smsreply.Pool(1), threading.Event()
+
+    def work():
+        raise SystemExit("enough")
+
+    pool.submit(work)
+    pool.submit(done.set)
+    assert done.wait(5)
+    assert caplog.messages[0].startswith("a thread went on after:\n    Traceback (most recent")
+    assert caplog.messages[0].endswith("\n    SystemExit: enough")
+
+
+def test_a_handler_holds_up_no_process_that_ends():
+    daemons = []
+    deliver(app_of(lambda message: daemons.append(threading.current_thread().daemon)))
+    assert daemons == [True]
+
+
+def test_where_no_thread_can_be_started_a_message_is_503(monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(smsreply, "POOL", smsreply.Pool(1))
+    bot = Bot()
+    app = app_of(bot)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        status, body, _ = deliver(app)
+        assert (status, body) == ("503 Service Unavailable", b"no thread can be started\n")
+    assert not running(app)
+    assert deliver(app)[:2] == says("run 1")
 
 
 # ---------------------------------------------------------------------- caches that fail
@@ -449,6 +532,37 @@ def test_a_cache_that_fails_slowly_is_left_alone_for_a_while(monkeypatch):
     time.sleep(0.6)
     assert deliver(app)[:2] == says("run 6")
     assert cache.tried >= 2
+
+
+@pytest.mark.parametrize(("took", "later", "calls"), [(0.5, 0, 3), (0.51, 4.99, 1), (0.51, 5, 2)])
+def test_a_cache_that_fails_after_half_a_second_is_not_asked_for_five(ticks, took, later, calls):
+    class Slow(MemoryCache):
+        calls = 0
+
+        def add(self, *_):
+            self.calls += 1
+            ticks[0] += took
+            raise ConnectionError
+
+        get = delete = add
+
+    cache = Slow()
+    memory = Memory(cache, patience=10)
+    assert memory._call("add", "c", 15, 1) is True
+    ticks[0] += later
+    assert (memory._call("add", "c", 15, 1), memory._call("get", "a")) == (True, None)
+    assert cache.calls == calls
+
+
+def test_a_cache_that_fails_is_a_line_of_the_log_a_second(ticks, caplog):
+    memory = Memory(Broken("get"), patience=10)
+    for _ in range(5):
+        memory._call("get", "a")
+    ticks[0] += 1
+    memory._call("get", "a")
+    line = "the cache fails, and messages are answered without: get raised ConnectionError: no get"
+    line += "\\nforged line"
+    assert caplog.messages == [line, line + " (and 4 more since the last such line)"]
 
 
 class Lying:
@@ -536,6 +650,23 @@ def test_what_is_no_answer_of_this_message_is_not_sent(caplog, garbage):
     assert "the cache fails, and messages are answered without: it has" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        [None, [], ""], [200, [], ""], ["200 OK", None, ""], ["200 OK", [["one"]], ""], ["200 OK", [], 5],
+        ["200 OK", [], "€"], ["200 OK", []], ["200 OK", [], "", ""],
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_what_is_no_answer_is_not_sent_though_it_has_the_right_key(caplog, garbage):
+    class Spoilt(Lying):
+        def get(self, key):
+            return [key, *garbage]
+
+    assert deliver(app_of(Bot(), Spoilt()))[:2] == says("run 1")
+    assert "the cache fails, and messages are answered without: it has" in caplog.text
+
+
 def test_a_cache_that_mixes_keys_up_gives_nobody_anothers_answer():
     """redis-py did, in 2023: a connection that lost a reply gave each command the last one's."""
     cache = Lying()
@@ -591,6 +722,25 @@ def test_a_claim_is_renewed_while_the_handler_runs(quick, threads):
     assert bot.runs == 1
 
 
+def test_a_claim_and_its_renewals_are_for_15_seconds_and_never_none(threads, monkeypatch):
+    """To some caches None is nothing at all."""
+    puts = []
+
+    class Watched(MemoryCache):
+        def _put(self, key, value, timeout):
+            puts.append((key[0], value is None, timeout))
+            super()._put(key, value, timeout)
+
+    monkeypatch.setattr(Memory, "RENEWAL", 0.02)
+    bot = Bot(held=True)
+    answer = threads(app_of(bot, Watched()))
+    bot.has_begun()
+    until(lambda: len(puts) > 2)
+    bot.go.set()
+    assert answer.result()[:2] == says("run 1")
+    assert set(puts) == {("c", False, 15), ("a", False, 3600)}
+
+
 def test_the_next_delivery_takes_over_from_a_process_that_died(quick, threads):
     dead, alive = Bot(held=True), Bot()
     cache = Losable()
@@ -603,6 +753,20 @@ def test_the_next_delivery_takes_over_from_a_process_that_died(quick, threads):
     assert 0.2 < time.monotonic() - started < 1
     assert (dead.runs, alive.runs) == (1, 1)
     dead.go.set()
+
+
+def test_who_waits_for_a_process_that_died_does_not_renew_its_claim(quick, threads):
+    dead, slow, alive = Bot(held=True), Bot(held=True), Bot()
+    cache = Losable()
+    here = app_of(dead, cache, patience=0.05)
+    there = app_of(lambda m: (slow if m.sid == "SM-slow" else alive)(m), cache.inner, patience=2)
+    held = threads(there, MessageSid="SM-slow")  # whose claim is renewed meanwhile
+    slow.has_begun()
+    deliver(here)
+    cache.lost = True
+    assert deliver(there)[:2] == says("run 1")
+    slow.go.set()
+    assert held.result()[:2] == says("run 1")
 
 
 def test_a_process_that_was_paused_gives_the_answer_of_the_one_that_took_over(quick, threads):
@@ -776,12 +940,10 @@ def test_many_nodes_many_deliveries_and_no_message_is_handled_twice(threads):
 
 
 @pytest.fixture
-def clock(monkeypatch):
+def clock(ticks, monkeypatch):
     """The time of day is not asked for, and the other one is set by hand."""
-    now = [1000.0]
-    monkeypatch.setattr(smsreply.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(smsreply.time, "time", lambda: pytest.fail("it can be put back"))
-    return now
+    return ticks
 
 
 def test_of_too_many_entries_the_oldest_make_room():
@@ -808,6 +970,17 @@ def test_a_value_lasts_for_its_timeout_and_no_longer_than_any(clock):
         assert [cache.get(key) for key in ("short", "long", "none")] == kept
     cache.set("new", 4)
     assert list(cache._kept) == ["new"], "what is over is not kept"
+
+
+def test_it_keeps_4096_values_for_an_hour_unless_told_otherwise(clock):
+    cache = MemoryCache()
+    for number in range(4097):
+        cache.set(str(number), number, 10_000)
+    assert [cache.get("0"), cache.get("1"), cache.get("4096")] == [None, 1, 4096]
+    clock[0] += 3599
+    assert cache.get("1") == 1
+    clock[0] += 1
+    assert cache.get("1") is None
 
 
 def test_add_takes_what_is_free_or_over(clock):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import json
 import re
 import time
 
@@ -192,6 +193,15 @@ def test_a_cookie_of_another_version_is_an_empty_session(version, rest):
     assert visit(cookie=genuine(version + rest.format(int(time.time()))))[0] == {}
 
 
+def test_a_session_deeper_than_the_stack_that_is_left_is_an_empty_one(monkeypatch):
+    def too_deep(text):
+        raise RecursionError
+
+    cookie = kept({"step": 1})
+    monkeypatch.setattr(json, "loads", too_deep)
+    assert visit(cookie=cookie) == ({}, "")
+
+
 # --------------------------------------------------------------------------- when it is set
 
 
@@ -207,6 +217,13 @@ def test_it_is_secure_where_the_url_is_https(url, secure):
     cookie = visit({"step": 1}, url=url)[1]
     emptied = visit({}, cookie.partition(";")[0], url=url)[1]
     assert [c.endswith("; HttpOnly; Secure") for c in (cookie, emptied)] == [secure, secure]
+
+
+def test_where_the_url_is_http_httponly_is_its_last_attribute():
+    cookie = visit({"step": 1}, url="http://abc.example/sms")[1]
+    emptied = visit({}, cookie.partition(";")[0], url="http://abc.example/sms")[1]
+    assert cookie.partition(";")[2] == " Path=/; Max-Age=14400; HttpOnly"
+    assert emptied == "smsreply=; Path=/; Max-Age=0; HttpOnly"
 
 
 def test_behind_a_proxy_it_is_the_public_url_that_is_https():

@@ -99,6 +99,18 @@ def test_keyword_arguments_become_attributes(attributes, written):
     assert inside(response(Message("x", **attributes))) == f"<Message {written}>x</Message>"
 
 
+def test_each_element_takes_any_attribute():
+    made = MessagingResponse()
+    message = made.message(any_name="1")
+    message.body("b", any_name="2")
+    message.media("m", any_name="3")
+    made.redirect("r", any_name="4")
+    assert inside(made) == (
+        '<Message anyName="1"><Body anyName="2">b</Body><Media anyName="3">m</Media></Message>'
+        '<Redirect anyName="4">r</Redirect>'
+    )
+
+
 def test_append_returns_the_parent_and_nest_the_child():
     made, message = MessagingResponse(), Message("a")
     assert made.append(message) is made
@@ -125,6 +137,16 @@ def test_a_dict_is_written_as_json():
     assert inside(response(Body({"a": "<"}))) == '<Body>{"a": "&lt;"}</Body>'
 
 
+def test_an_empty_dict_is_no_text():
+    assert inside(response(Body({}))) == "<Body />"
+
+
+def test_a_comment_stands_where_it_was_put():
+    made = response(Message("a")).comment("b & c").append(Redirect("d"))
+    assert inside(made) == "<Message>a</Message><!--b & c--><Redirect>d</Redirect>"
+    assert [(verb.verbs, verb.attrs) for verb in made.verbs] == [([], {})] * 3
+
+
 def test_what_is_in_the_tree_may_be_changed_until_it_is_written():
     message = Message("a", to="+1")
     message.value, message.attrs["to"], message.name = "b", "+2", "Sms"
@@ -145,7 +167,9 @@ def test_consecutive_strings_are_both_kept():
 @pytest.mark.parametrize("make", [Message, Body, Media, Redirect, MessagingResponse().message,
                                   lambda body: MessagingResponse().add_child("Say", body)])  # fmt: skip
 def test_a_body_that_is_no_text_is_refused_where_it_is_given(make, body):
-    with pytest.raises(TwiMLException, match=f"is a str, and not a {type(body).__name__}"):
+    with pytest.raises(
+        TwiMLException, match=rf"^the text of <\w+> is a str, and not a {type(body).__name__}: "
+    ):
         make(body)
 
 
@@ -192,6 +216,25 @@ def test_a_name_that_is_none_is_refused(name):
             str(spoilt)
 
 
+@pytest.mark.parametrize("name", [None, 5, b"Say", ["Say"]])
+def test_a_name_that_is_no_text_is_refused(name):
+    with pytest.raises(TwiMLException, match="is not a name in TwiML"):
+        MessagingResponse().add_child(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"), [("", ""), ("a-b", "a-b"), ("a--b---", "a- -b- - - "), ("-", "- ")]
+)
+def test_a_space_parts_the_hyphens_of_a_comment(text, written):
+    assert inside(MessagingResponse().comment(text)) == f"<!--{written}-->"
+
+
+def test_a_comment_whose_text_was_taken_away_is_empty():
+    made = MessagingResponse().comment("a")
+    made.verbs[0].value = None
+    assert inside(made) == "<!---->"
+
+
 @pytest.mark.parametrize("text", ["hello", "", "--", "---", "a--><Redirect>x</Redirect><!--", "-", "a-", "->", ">", "a-\n", "-\0-", "-\0", "&amp; <", "-\ud800->"])  # fmt: skip
 def test_a_comment_cannot_break_out(text):
     made = MessagingResponse()
@@ -204,9 +247,12 @@ def test_a_comment_cannot_break_out(text):
     assert [child.tag for child in ElementTree.fromstring(str(made))] == ["Message"]
 
 
-def test_a_comment_is_a_text():
-    with pytest.raises(TwiMLException):
-        MessagingResponse().comment(5)
+@pytest.mark.parametrize("text", [5, None, {"a": 1}, b"a"])
+def test_a_comment_is_a_text(text):
+    with pytest.raises(
+        TwiMLException, match=f"a comment is a str, and not a {type(text).__name__}"
+    ):
+        MessagingResponse().comment(text)
 
 
 # The document as a value.
@@ -291,6 +337,9 @@ class Text(str):
     def __str__(self):
         return "something else"
 
+    def replace(self, *pair):
+        return Text("something else")
+
 
 def test_a_subclass_of_str_is_text():
     assert texts(twiml(Text("a & b"))) == texts(twiml([Text("a & b")])) == ["a & b"]
@@ -336,6 +385,7 @@ def units(text):
         ("x" * 1599 + " y", [1600, 1]),
         ("x" * 1600 + " y", [1600, 2]),
         ("x" * 1000 + " " + "y" * 1000, [1001, 1000]),
+        ("x" * 1000 + " " + "y" * 599, [1600]),
         ("x" * 1000 + "\n" + "y" * 600, [1001, 600]),
         ("x" * 1000 + "\u3000" + "y" * 600, [1001, 600]),
         (" " + "y" * 1600, [1600]),
@@ -347,12 +397,22 @@ def test_a_long_text_is_split_behind_white_space(text, pieces):
     assert [units(piece) for piece in split_text(text)] == pieces
 
 
+def test_a_text_for_two_messages_is_two_messages():
+    assert texts(twiml("x" * 1601)) == ["x" * 1600, "x"]
+
+
 @pytest.mark.parametrize("text", ["x" * 5000, "ab " * 2000, "😀" * 2500, "é 😀\n" * 1000, "x" + "😀y" * 1999])  # fmt: skip
 def test_the_pieces_join_to_the_text_and_none_is_too_long(text):
     pieces = texts(twiml(text))
     assert "".join(pieces) == text
     assert max(map(units, pieces)) <= LIMIT
     assert len(pieces) <= -(-units(text) // (LIMIT - 4))
+
+
+def test_a_text_of_more_characters_than_a_document_has_bytes_is_not_split_at_all():
+    assert "".join(split_text("x" * 65536)) == "x" * 65536
+    with pytest.raises(ValueError, match="^the text has 65537 characters, and 65536 bytes are"):
+        split_text("x" * 65537)
 
 
 # A program that was written for the helper library, its import line changed.
