@@ -187,7 +187,8 @@ def traceback_text(error: BaseException) -> str:
     lines = []
     for entry in traceback.TracebackException.from_exception(error).format():
         # An exception's own text may be the sender's: only frames keep their lines.
-        whole = [entry.rstrip("\n")] if not entry.startswith("  File ") else entry.splitlines()
+        a_frame = entry.lstrip(" |").startswith('File "')
+        whole = entry.splitlines() if a_frame else [entry.strip("\n")]
         lines += ["    " + printable(line) for line in whole]
     return "\n".join(lines)
 
@@ -769,9 +770,11 @@ class Sessions:
 
         Raise TypeError for what is not JSON, and ValueError for too much of it.
         """
+        if not (message.session or before):
+            return ""
         secure = "; Secure" if message.url.startswith("https:") else ""
         if not message.session:
-            return f"{self.NAME}=; Path=/; Max-Age=0; HttpOnly{secure}" if before else ""
+            return f"{self.NAME}=; Path=/; Max-Age=0; HttpOnly{secure}"
         text = json_of(message.session)
         if text == before:
             return ""
@@ -800,7 +803,7 @@ def json_of(session: dict[str, Any]) -> str:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise TypeError(f"session[{key!r}] cannot be kept as JSON: {error}") from None
-    return json.dumps(session, separators=(",", ":"), allow_nan=False)
+    return json.dumps(session, separators=(",", ":"))
 
 
 # --------------------------------------------------------------------------- 4. Write
@@ -851,9 +854,7 @@ def attribute_name(keyword: str) -> str:
     >>> [attribute_name(keyword) for keyword in ("to", "from_", "status_callback")]
     ['to', 'from', 'statusCallback']
     """
-    renamed = {"from_": "from", "for_": "for", "break_": "break"}
-    renamed.update(xml_lang="xml:lang", interpret_as="interpret-as")
-    keyword = renamed.get(keyword, keyword)
+    keyword = {"xml_lang": "xml:lang", "interpret_as": "interpret-as"}.get(keyword, keyword)
     if "_" not in keyword:
         return keyword
     camel = "".join([word.title() for word in keyword.split("_")])
@@ -1288,9 +1289,7 @@ class App:
             body = twiml(handler(message))
             if len(body) > MAX_TWIML:
                 raise ValueError(f"the TwiML is over {MAX_TWIML} bytes, and Twilio would refuse it")
-            cookie = ""
-            if session_json or message.session:
-                cookie = self._sessions.write(message, session_json)
+            cookie = self._sessions.write(message, session_json)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit, CancelledError, a Timeout of gevent's
@@ -1447,7 +1446,7 @@ class Memory:
             if time.monotonic() >= deadline:
                 return None
             # Who has waited gets what that run ended with, be it a failure.
-            round_ = round_ or 1
+            round_ = 1
 
     def _lead(self, key: str, run: Run, round_: int, deadline: float) -> None:
         """Have *run* end: with what the cache has, by the handler, or by another process."""
@@ -1467,7 +1466,7 @@ class Memory:
                 if answer is not None or time.monotonic() >= deadline:
                     self._end(key, run, answer)
                     return
-                round_ = round_ or 1  # as above
+                round_ = 1  # as above
                 time.sleep(self.POLL)
         except BaseException:  # or whoever waits for this run would wait for ever
             self._end(key, run, None)
@@ -1775,7 +1774,8 @@ class Diagnosis:
     def why(self) -> tuple[str, str]:
         """Return the reason and its cure, and the string that was to be signed."""
         why = self._unusable() or self._match() or self._flaw() or self._near_miss()
-        signed = f"the signature is checked against: {self._uri + self._fields!r}"
+        url = re.sub("//[^/?#]*@", "//…@", self._uri)
+        signed = f"the signature is checked against: {url + self._fields!r}"
         return why or self._no_idea(), signed
 
     def _unusable(self) -> str:
@@ -1835,7 +1835,7 @@ class Diagnosis:
         return ""
 
     def _near_miss(self) -> str:
-        size = len(self._uri) + len(self._fields) + 1
+        size = len(self._uri) + len(self._fields)
         tries = min(MAX_TRIES, MAX_TRIED // size) // len(self._tokens)
         for guess in itertools.islice(self._guesses(), tries):
             signed = "".join([text for text, _ in guess])
