@@ -182,15 +182,33 @@ def printable(text: str, limit: int = 2000) -> str:
 
 def traceback_text(error: BaseException) -> str:
     """Return the traceback of *error*, each line indented, and escaped."""
+    return "\n".join(["    " + printable(line) for line in traceback_lines(error, set())])
+
+
+def traceback_lines(error: BaseException, seen: set[int]) -> Iterator[str]:
+    """Yield the lines that Python prints of *error*, and before it of what led to it.
+
+    They are made here since a file's name, an exception's text and its notes may be the
+    sender's, and have lines that look like Python's own.
+    """
     import traceback
 
-    lines = []
-    for entry in traceback.TracebackException.from_exception(error).format():
-        # An exception's own text may be the sender's: only frames keep their lines.
-        a_frame = entry.lstrip(" |").startswith('File "')
-        whole = entry.splitlines() if a_frame else [entry.strip("\n")]
-        lines += ["    " + printable(line) for line in whole]
-    return "\n".join(lines)
+    seen.add(id(error))
+    cause, context = error.__cause__, error.__context__
+    if cause and id(cause) not in seen:
+        yield from traceback_lines(cause, seen)
+        yield "The above exception was the direct cause of the following exception:"
+    elif context and not error.__suppress_context__ and id(context) not in seen:
+        yield from traceback_lines(context, seen)
+        yield "During handling of the above exception, another exception occurred:"
+    yield "Traceback (most recent call last):"
+    for frame in traceback.extract_tb(error.__traceback__, limit=-20):
+        yield f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}'
+        if frame.line:
+            yield f"    {frame.line}"
+    yield "".join(traceback.format_exception_only(type(error), error)).strip()
+    for part in getattr(error, "exceptions", ()):  # an ExceptionGroup's
+        yield from traceback_lines(part, seen) if id(part) not in seen else ()
 
 
 class Seldom:
@@ -228,7 +246,7 @@ MALFORMED_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 # quoted-printable has them; and between the texts U+0000, which no text has.
 FORM_MARKS = bytes.maketrans(b"%+&=", b"= \x00\x00")
 # What it need not look at: all but the two marks between texts; the ends of lines, which
-# quoted-printable may join; and the bytes that may be one letter with an escape beside them.
+# quoted-printable may join; and raw bytes beyond ASCII, of which an escape may be a part.
 PLAIN = bytes(set(range(128)) - set(b"&=\r\n"))
 
 # Scheme, credentials, host (IPv6 in brackets), port, and from the path to the end.
@@ -327,14 +345,15 @@ def read_to_end(environ: WSGIEnvironment) -> bytes:
 
 def read_up_to(environ: WSGIEnvironment, size: int) -> bytes:
     """Return *size* bytes of the input, or as many as there are."""
+    stream = environ["wsgi.input"]
     try:
-        body = environ["wsgi.input"].read(size)
+        body = stream.read(size)
         while len(body) < size:  # some servers return what has come so far
-            more = environ["wsgi.input"].read(size - len(body))
+            more = stream.read(size - len(body))
             if not more:
                 break
             body += more
-    except OSError as error:  # the client left, or sent nothing for too long
+    except Exception as error:  # the client left, sent nothing for long, or sent bad chunks
         raise Refused("the body did not come") from error
     return bytes(body)
 
@@ -355,7 +374,7 @@ def parse(form: bytes) -> Fields:
 
 
 def parse_at_once(form: bytes, marks: bytes) -> dict[str, str]:
-    """Return what `parse_each` does, at a fifth of the cost; {} where that is not sure.
+    """Return what `parse_each` does, at a tenth of the cost; {} where that is not sure.
 
     The whole form is decoded in one go, as quoted-printable, which has ``=2B`` for
     ``%2B``.  It is sure if each field has one "=", every escape took two bytes off, the
@@ -451,7 +470,7 @@ def signed_string(uri: str, fields: dict[str, str] | Iterable[tuple[str, str]] =
     return uri + "".join([name + value for name, value in sorted(set(fields))])
 
 
-class Key:
+class Signer:
     """A token that signs.  What an HMAC does with the key alone is done once for all strings."""
 
     def __init__(self, token: bytes) -> None:
@@ -538,7 +557,7 @@ class RequestValidator:
         self._tokens = to_tokens(token)
         if not self._tokens:
             raise ValueError("the token is blank: a signature made with it proves nothing")
-        self._keys = [Key(token) for token in self._tokens]
+        self._signers = [Signer(token) for token in self._tokens]
 
     def compute_signature(self, uri: str, params: Any = None, algorithm: str | None = None) -> str:
         """Return the signature of a request for *uri* with the form fields *params*.
@@ -550,7 +569,7 @@ class RequestValidator:
         if algorithm not in HASHES:
             raise ValueError(f"{printable(algorithm, 40)!r} is neither of {', '.join(HASHES)}")
         uri = uri.partition("#")[0]  # never requested, so never signed
-        return self._keys[0].sign(signed_string(uri, to_pairs(params)), algorithm).decode()
+        return self._signers[0].sign(signed_string(uri, to_pairs(params)), algorithm).decode()
 
     def compute_hash(self, body: str | bytes | bytearray) -> str:
         """Return the SHA-256 of *body* in hex, as ``bodySHA256`` has it for a JSON body."""
@@ -563,8 +582,8 @@ class RequestValidator:
 
         *uri* is the whole URL, query included, as Twilio requested it.  *params* are the
         fields of a POST's form (see `to_pairs`), the body as str or bytes where the URL
-        has a ``bodySHA256``, and None or empty for a GET.  Whatever stands in
-        *signature* and *algorithm*, there is no exception.
+        has a ``bodySHA256``, and None or empty for a GET.  Whatever text *signature* and
+        *algorithm* are, there is no exception.
         """
         if (algorithm or HMAC_SHA1).upper() not in HASHES:
             log.warning("%r is not an algorithm known here", printable(str(algorithm), 40))
@@ -589,13 +608,13 @@ class RequestValidator:
         algorithm = algorithm.upper() if algorithm else HMAC_SHA1
         if algorithm not in HASHES:
             return False
-        if self._made(given, uri + joined, algorithm):  # nearly always
+        if self._accepts(given, uri + joined, algorithm):  # nearly always
             return True
-        return any(self._made(given, u + joined, algorithm) for u in other_spellings(uri))
+        return any(self._accepts(given, u + joined, algorithm) for u in other_spellings(uri))
 
-    def _made(self, signature: bytes, string: str, algorithm: str) -> bool:
-        for key in self._keys:
-            if hmac.compare_digest(key.sign(string, algorithm), signature):
+    def _accepts(self, signature: bytes, string: str, algorithm: str) -> bool:
+        for signer in self._signers:
+            if hmac.compare_digest(signer.sign(string, algorithm), signature):
                 return True
         return False
 
@@ -726,7 +745,7 @@ class Sessions:
     MAX_COOKIE = 4096  # bytes, name and attributes included: RFC 6265, section 6.1
 
     def __init__(self, tokens: list[bytes]) -> None:
-        self._keys = [Key(hmac.digest(t, b"smsreply session", "sha256")) for t in tokens]
+        self._signers = [Signer(hmac.digest(t, b"smsreply session", "sha256")) for t in tokens]
 
     def read(self, message: IncomingMessage, cookies: str | None) -> str:
         """Fill in the session of *message*; return its JSON, to tell whether it changed."""
@@ -749,7 +768,7 @@ class Sessions:
         content, _, signature = value.rpartition(".")
         given = to_bytes(signature)
         if not any(
-            [hmac.compare_digest(self._sign(k, content, message), given) for k in self._keys]
+            [hmac.compare_digest(self._sign(k, content, message), given) for k in self._signers]
         ):
             return ""
         # Only what this program wrote comes as far as here, but a newer version may have.
@@ -762,8 +781,8 @@ class Sessions:
         return binascii.a2b_base64(text).decode()
 
     @staticmethod
-    def _sign(key: Key, content: str, message: IncomingMessage) -> bytes:
-        return key.sign("\0".join((content, message.from_, message.to)), HMAC_SHA256)
+    def _sign(signer: Signer, content: str, message: IncomingMessage) -> bytes:
+        return signer.sign("\0".join((content, message.from_, message.to)), HMAC_SHA256)
 
     def write(self, message: IncomingMessage, before: str) -> str:
         """Return the ``Set-Cookie`` for the session of *message*; "" if it did not change.
@@ -781,7 +800,7 @@ class Sessions:
         content = (
             f"1.{int(time.time())}.{binascii.b2a_base64(text.encode(), newline=False).decode()}"
         )
-        value = f"{content}.{self._sign(self._keys[0], content, message).decode()}"
+        value = f"{content}.{self._sign(self._signers[0], content, message).decode()}"
         cookie = f"{self.NAME}={value}; Path=/; Max-Age={COOKIE_AGE}; HttpOnly{secure}"
         if len(cookie) > self.MAX_COOKIE:
             sizes = {key: len(json_of({key: value})) for key, value in message.session.items()}
@@ -1150,7 +1169,7 @@ def utf16_units(text: str) -> int:
 # -------------------------------------------------------------------------- 5. Answer
 
 OK = "200 OK"
-# Signs the sessions of an App that verifies nothing.
+# Signs the sessions of an App that verifies nothing, or has not had a request yet.
 PROCESS_KEY = os.urandom(32)
 # What is put behind the query of the URL that Twilio is told to come back to.
 COME_BACK = re.compile(r"[?&]smsreply=([0-9a-f]{64})\.([1-9])\Z")
@@ -1178,8 +1197,8 @@ class Answer:
 class App:
     """A WSGI callable that answers text messages with what *reply* returns for them.
 
-    *reply* is a function from an `IncomingMessage` to a reply (see `twiml`); it answers
-    wherever the host mounts it.  Or a dict from paths, below the mount point, to such
+    *reply* is a function from an `IncomingMessage` to a reply (see `twiml`); it answers at
+    every path below the host's mount.  Or a dict from paths, below the mount point, to such
     functions; other paths get 404.
 
     *auth_token* is Twilio's, or several of them, all accepted; by default the
@@ -1205,7 +1224,7 @@ class App:
     ) -> None:
         self._find = finder(reply)
         self._auth_token = auth_token if auth_token is None else to_tokens(auth_token)
-        self.verified = verify
+        self.verifies = verify
         self._public_url = checked_public_url(public_url) if public_url else None
         self._validator: RequestValidator | None = None
         self._sessions = Sessions([PROCESS_KEY])
@@ -1221,7 +1240,7 @@ class App:
             fields, query, target = read(environ)  # 1. Read
             url = request_url(environ, target, self._public_url)
             joined = self._verify(environ, url, fields)  # 2. Verify
-            genuine = self.verified
+            genuine = self.verifies
             message = understand(fields, url, query)  # 3. Understand
             session_json = self._sessions.read(message, environ.get("HTTP_COOKIE"))
             # 4. Write, 6. Remember
@@ -1233,11 +1252,11 @@ class App:
 
     def _verify(self, environ: WSGIEnvironment, url: str, fields: Fields) -> str:
         """Return the fields as they are signed; raise `NotSigned` unless Twilio did."""
-        if not self.verified and self._memory is None:
+        if not self.verifies and self._memory is None:
             return ""
         # Of a GET the fields are in the URL already.
         joined = signed_string("", fields if environ["REQUEST_METHOD"] == "POST" else ())
-        if self.verified:
+        if self.verifies:
             validator = self._validator or self._first_request()
             signature = environ.get("HTTP_X_TWILIO_SIGNATURE", "")
             settings = environ.get("HTTP_X_TWILIO_WEBHOOKS_SIGNATURE_SETTINGS")
@@ -1277,9 +1296,9 @@ class App:
             message.pop("smsreply", None)
         else:
             key, round_ = message_key(message.url, joined), 0
-        run = contextvars.copy_context().run
+        context = contextvars.copy_context()  # the handler runs in another thread
         answer = self._memory.answer(
-            key, round_, lambda: run(self._handle, handler, message, session_json)
+            key, round_, lambda: context.run(self._handle, handler, message, session_json)
         )
         return answer or come_back(message, key, round_ + 1)
 
@@ -1312,7 +1331,10 @@ class App:
         Each message that was *genuine*, that is signed, is in the log.  What anybody can
         send is there once a second.
         """
-        more = "" if genuine else self._seldom.admits(refused.status)
+        kind = refused.status
+        if isinstance(refused, NotSigned) and "HTTP_X_TWILIO_SIGNATURE" in environ:
+            kind += ", signed"  # apart: who signs nothing shall not hide why Twilio's is refused
+        more = "" if genuine else self._seldom.admits(kind)
         if more is not None:
             request = f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}"
             sid = dict(fields).get("MessageSid")
@@ -1337,6 +1359,10 @@ def finder(reply: Handler | Mapping[str, Handler]) -> Callable[[WSGIEnvironment]
         return lambda environ: reply
     if not (hasattr(reply, "items") and all([callable(handler) for handler in reply.values()])):
         raise TypeError("reply is a function, or a dict from paths to functions")
+    if not reply or any([path and not path.startswith("/") for path in reply]):
+        raise ValueError(
+            f"reply has the paths {list(reply)}: each begins with a slash, and one is needed"
+        )
     # PEP 3333: in PATH_INFO each character is a byte of the path.
     handlers = {(path or "/").encode().decode("latin-1"): f for path, f in reply.items()}
 
@@ -1434,43 +1460,47 @@ class Memory:
     def answer(self, key: str, round_: int, handle: Callable[[], Answer]) -> Answer | None:
         """Return the answer to the message *key*, or None if it takes longer than patience."""
         deadline = time.monotonic() + self._patience
+        waited = round_ > 0
         while True:
             mine = Run(handle)
             # Atomic: of all the deliveries that are here at once, one leads.
             run = self._running.setdefault(key, mine)
             if run is mine:
-                self._lead(key, run, round_, deadline)
+                self._lead(key, run, waited, deadline)
             if run.wait(deadline) and run.answer is not None:
                 return run.answer
             # Not over, or given up by a delivery that led it and had no time left.
             if time.monotonic() >= deadline:
                 return None
-            # Who has waited gets what that run ended with, be it a failure.
-            round_ = 1
+            waited = True
 
-    def _lead(self, key: str, run: Run, round_: int, deadline: float) -> None:
-        """Have *run* end: with what the cache has, by the handler, or by another process."""
+    def _lead(self, key: str, run: Run, waited: bool, deadline: float) -> None:
+        """Have *run* end: with what the cache has, by the handler, or by another process.
+
+        Who has *waited* gets what the other's run ended with, be it a failure.
+        """
+        answer = None
         try:
             while True:
-                if not round_:
+                if not waited:
                     self._call("delete", "e" + key)  # an earlier run's
                 # In this order: an answer that another process puts there before it gives
                 # up its claim is seen by whoever gets the claim after it.
                 claimed = self._call("add", "c" + key, self.CLAIM_AGE, 1)
-                answer = self._kept(key, round_)
+                answer = self._kept(key, waited)
                 if claimed and answer is None:
-                    self._start(key, run)
+                    self._start(key, run)  # which ends it
                     return
                 if claimed:
                     self._call("delete", "c" + key)
                 if answer is not None or time.monotonic() >= deadline:
-                    self._end(key, run, answer)
-                    return
-                round_ = 1  # as above
+                    break
+                waited = True
                 time.sleep(self.POLL)
         except BaseException:  # or whoever waits for this run would wait for ever
             self._end(key, run, None)
             raise
+        self._end(key, run, answer)
 
     def _start(self, key: str, run: Run) -> None:
         run.claimed = True
@@ -1481,7 +1511,7 @@ class Memory:
                     self._renewing = True
             POOL.submit(lambda: self._run(key, run))
         except Busy:  # another process may have room
-            self._call("delete", "c" + key)
+            self._give_up(key, run)
             raise
 
     def _run(self, key: str, run: Run) -> None:
@@ -1496,10 +1526,16 @@ class Memory:
                     answer = self._get("a" + key) or answer
             else:
                 self._call("set", "e" + key, self.END_AGE, written("e" + key, answer))
-            with run.claim:
-                run.claimed = False
-            self._call("delete", "c" + key)
+            self._give_up(key, run)
             self._end(key, run, answer)
+
+    def _give_up(self, key: str, run: Run) -> None:
+        """End the claim, and see to it that it is not renewed at the same moment."""
+        held = run.claim.acquire(timeout=self.HANGS)  # not longer, for a cache that hangs
+        run.claimed = False
+        if held:
+            run.claim.release()
+        self._call("delete", "c" + key)
 
     def _end(self, key: str, run: Run, answer: Answer | None) -> None:
         del self._running[key]
@@ -1518,8 +1554,8 @@ class Memory:
                     self._renewing = False
                     return
 
-    def _kept(self, key: str, round_: int) -> Answer | None:
-        return self._get("a" + key) or (self._get("e" + key) if round_ else None)
+    def _kept(self, key: str, waited: bool) -> Answer | None:
+        return self._get("a" + key) or (self._get("e" + key) if waited else None)
 
     def _get(self, key: str) -> Answer | None:
         kept = self._call("get", key)
@@ -1708,6 +1744,7 @@ class MemoryCache:
 # gives up.  That comes to some 10 ms, and `Seldom` lets one a second begin.
 MAX_TRIES = 1200
 MAX_TRIED = 4 * 1024 * 1024
+MAX_HEADER = 1000  # in characters
 # In characters and in fields, more than Twilio's longest message with ten pictures has.
 # Of a longer request only the URL is tried otherwise.
 MAX_CHANGED = 6000
@@ -1756,12 +1793,14 @@ class Diagnosis:
         algorithm: str | None,
         headers: Mapping[str, str],
     ) -> None:
-        self._headers = {name.lower(): value for name, value in headers.items()}
+        # A longer one is none of those that are looked at, and would only cost time.
+        short = [(name, value) for name, value in headers.items() if len(value) <= MAX_HEADER]
+        self._headers = {name.lower(): value for name, value in short}
         settings = self._headers.get("x-twilio-webhooks-signature-settings")
         self._algorithm = (algorithm or signature_algorithm(settings)).upper()
         self._signature = to_bytes(signature or self._headers.get("x-twilio-signature") or b"")
         self._tokens = tokens
-        self._keys = [Key(token) for token in tokens]
+        self._signers = [Signer(token) for token in tokens]
         uri = sendable(uri)
         self._uri, _, self._fragment = uri.partition("#")
         self._parts = URL_PARTS.fullmatch(self._uri)
@@ -1822,7 +1861,7 @@ class Diagnosis:
         bare = self._signature.strip(b" \t\r\n\"'")
         if bare != self._signature and self._made_by(self._tokens, bare, self._algorithm):
             return "the signature has white space or quotes around it that Twilio did not send"
-        size = len(self._keys[0].sign("", self._algorithm))
+        size = len(self._signers[0].sign("", self._algorithm))
         if len(bare) != size:
             return (
                 f"the signature has {len(bare)} characters, and one made with"
@@ -1840,8 +1879,8 @@ class Diagnosis:
         for guess in itertools.islice(self._guesses(), tries):
             signed = "".join([text for text, _ in guess])
             if any(
-                hmac.compare_digest(key.sign(signed, self._algorithm), self._signature)
-                for key in self._keys
+                hmac.compare_digest(signer.sign(signed, self._algorithm), self._signature)
+                for signer in self._signers
             ):
                 advice = "; ".join([advice for _, advice in guess if advice])
                 return f"signed for {self._shown(guess[0][0] + guess[1][0])}: {advice}"
@@ -1862,7 +1901,7 @@ class Diagnosis:
         # Each is made once: the product below would make the inner ones again and again.
         others = (
             unlike(base, bases(self._parts, self._headers)),
-            unlike(path, paths(path)),
+            unlike(path, paths(path) if len(path) <= MAX_CHANGED else ()),
             unlike(query + self._fields, self._contents(query)),
         )
         for part in 0, 1, 2:  # one of them is another
@@ -2185,7 +2224,7 @@ def is_application(target: Any) -> TypeGuard[WSGIApplication]:
     """Return whether *target* is called as PEP 3333 has it, and not with a message.
 
     What takes one argument as well as two is a handler; of what has no signature (it is
-    written in C) nobody knows, and it is taken for one.
+    written in C) nobody knows, and it is taken for a handler.
     """
     import inspect
 
@@ -2652,7 +2691,7 @@ class Phone:
                     verb.get("method", "POST").upper(),
                     None,
                 )
-            else:
+            elif verb.tag == "Message":
                 message = message_of(verb, url, exchange.params)
                 self._send(exchange, message)
                 if verb.get("action"):
@@ -2744,7 +2783,7 @@ class Phone:
         if not tokens:
             return "", ""
         signed = signed_string(url, fields)
-        return signed, Key(tokens[0]).sign(signed).decode()
+        return signed, Signer(tokens[0]).sign(signed).decode()
 
     def _target(self, url: str) -> str:
         """Return where a request for *url* goes: what stands before the webhook is left out."""
@@ -2922,10 +2961,10 @@ def status_params(message: SentMessage, params: Mapping[str, str]) -> dict[str, 
     }
 
 
-# What Twilio knows in a messaging document: what it may stand in, and its attributes.
+# What Twilio knows in a messaging document, with its attributes; `Phone._obey` does it.
 ROOT = {"Response": ()}
 VERBS = {"Message": ("to", "from", "action", "method", "statusCallback"), "Redirect": ("method",)}
-NOUNS = {"Message": {"Body": (), "Media": ()}, "Redirect": {}}
+NOUNS = {"Message": {"Body": (), "Media": ()}}
 
 
 def verbs_of(answer: Response) -> list[Any]:
@@ -2948,7 +2987,7 @@ def verbs_of(answer: Response) -> list[Any]:
         if verb.get("method", "POST").upper() not in ("GET", "POST"):
             raise TwilioError(12200, f"the method {verb.get('method')!r} is neither GET nor POST")
         for noun in verb:
-            check_element(noun, NOUNS[verb.tag], f"in <{verb.tag}>")
+            check_element(noun, NOUNS.get(verb.tag, {}), f"in <{verb.tag}>")
             if len(noun):
                 raise TwilioError(12200, f"<{noun[0].tag}> in <{noun.tag}>")
     return list(response)
@@ -3251,12 +3290,8 @@ class PhonePage:
             kind, body = self._answer(environ)
             status = OK
         except Refused as refused:
-            status, extra, kind, body = (
-                refused.status,
-                refused.headers,
-                "text/plain",
-                f"{refused}\n",
-            )
+            status, extra = refused.status, refused.headers
+            kind, body = "text/plain", f"{refused}\n"
         except Exception as error:  # its text may be somebody's message
             log.error("the phone's page failed: %s", type(error).__name__)
             status, kind, body = FAILED.status, "text/plain", "the phone failed\n"
@@ -4365,7 +4400,7 @@ def serve_here(options: Any, target: Any, _serve: Callable[[Any], None]) -> int:
 
 def warn_of_unsigned(target: Any, verify: bool, token: str) -> None:
     """Say so if nobody is answered for want of a token, or anybody for want of a check."""
-    if isinstance(target, App) and target.verified and not target.tokens():
+    if isinstance(target, App) and target.verifies and not target.tokens():
         log.warning("%s", NoToken().reason())
     elif not is_application(target) and not verify:
         cure = "" if token else ": set TWILIO_AUTH_TOKEN"
@@ -4388,17 +4423,15 @@ def phone_beside(options: Any, webhook: str) -> None:
 def serve_in_production(options: Any, target: Any, _serve: Callable[[Any], None]) -> int:
     """Serve for everybody, if Twilio's signature can be checked."""
     app = make_app(options, target, not options.no_verify, MemoryCache())
-    if isinstance(app, App) and app.verified and not app.tokens():
+    if isinstance(app, App) and app.verifies and not app.tokens():
         raise UsageError(
             "set TWILIO_AUTH_TOKEN to your account's auth token: nobody is answered without"
         )
     host = options.host or "0.0.0.0"
     try:
-        port = (
-            options.port
-            if options.port is not None
-            else port_number(os.environ.get("PORT") or str(PORT))
-        )
+        port = options.port
+        if port is None:
+            port = port_number(os.environ.get("PORT") or str(PORT))
     except ValueError:
         raise UsageError(f"PORT={os.environ['PORT']!r} is not a port") from None
     threads = 64 if options.threads is None else options.threads
@@ -4427,6 +4460,16 @@ def listening(make: Callable[[], Any], host: str, port: int) -> Any:
         ) from error
 
 
+def show_all_characters() -> None:
+    """Have an emoji end neither a conversation nor a line on a terminal that has none."""
+    import io
+
+    streams = (sys.stdin, "replace"), (sys.stdout, "backslashreplace")
+    for stream, errors in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
 def log_to_terminal(level: int) -> None:
     """Show what is logged: trouble on stderr, and messages, if *level* is DEBUG, on stdout."""
 
@@ -4438,6 +4481,7 @@ def log_to_terminal(level: int) -> None:
             except (OSError, ValueError):
                 return  # that the terminal was closed is no reason to answer nobody
 
+    show_all_characters()
     terminal = Terminal()
     for name, least in (
         ("smsreply", level),
@@ -4452,11 +4496,7 @@ def log_to_terminal(level: int) -> None:
 
 def run_text(options: Any, _serve: Callable[[Any], None]) -> int:
     """Send a message, or each line of standard input; return 0 if all were answered."""
-    import io
-
-    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)  # an emoji shall not end a conversation
+    show_all_characters()
     try:
         phone = Phone(
             options.webhook,

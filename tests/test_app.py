@@ -6,6 +6,7 @@ import base64
 import hmac
 import logging
 import re
+import sys
 
 import pytest
 from conftest import MESSAGE, SID, TOKEN, call, make_environ
@@ -243,6 +244,12 @@ def test_a_function_answers_wherever_the_host_mounts_it(path):
 def test_what_is_no_function_is_refused_at_once(reply):
     with pytest.raises(TypeError, match="a function, or a dict from paths to functions"):
         app(reply)
+
+
+@pytest.mark.parametrize("paths", [{}, {"sms": echo}, {"/sms": echo, "status": echo}])
+def test_a_path_that_no_request_can_have_is_refused_at_once(paths):
+    with pytest.raises(ValueError, match="begins with a slash"):
+        app(paths)
 
 
 # ------------------------------------------------------------------------------- tokens
@@ -534,6 +541,51 @@ def test_the_traceback_is_as_python_prints_it_but_for_the_line_ends_of_the_error
     assert lines[-2:] == ["        raise error", r"    ValueError: a\nX"]
 
 
+def chained(message):
+    try:
+        raise KeyError("first")
+    except KeyError as error:
+        raise ValueError("second") from error
+
+
+def test_what_led_to_a_failure_is_logged_before_it(caplog):
+    call(app(chained), signed())
+    lines = caplog.messages[0].split("\n")
+    said = "    The above exception was the direct cause of the following exception:"
+    assert lines.index("    KeyError: 'first'") < lines.index(said)
+    assert lines[-1] == "    ValueError: second"
+    assert lines.count("    Traceback (most recent call last):") == 2
+
+
+def test_a_failure_that_led_to_itself_is_logged_once(caplog):
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__context__ = second, first
+    call(app(raises(first)), signed())
+    assert caplog.messages[0].count("ValueError: first") == 1
+
+
+def test_the_sender_writes_no_line_of_a_traceback(caplog):
+    forged = "x\nCRITICAL forged\n(("
+
+    def noted(message):
+        error = ValueError("a")
+        error.__notes__ = [f'  File "x", line 1, in x\n{message.body}']
+        raise error
+
+    for reply in (lambda message: compile(message.body, message.body, "exec"), noted):
+        caplog.clear()
+        call(app(reply), signed({**MESSAGE, "Body": forged}))
+        assert not [line for line in caplog.messages[0].split("\n") if "CRITICAL" in line[:12]]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there are no groups of exceptions")
+def test_each_failure_of_a_group_is_logged(caplog):
+    group = ExceptionGroup("two", [ValueError("one"), KeyError("other")])
+    call(app(raises(group)), signed())
+    assert "ValueError: one" in caplog.messages[0]
+    assert caplog.messages[0].endswith("KeyError: 'other'")
+
+
 def test_an_app_goes_on_after_a_failure():
     def reply(message):
         return {"good": "fine"}[message.body]
@@ -725,6 +777,9 @@ def test_a_flood_of_forgeries_is_logged_once_a_second(caplog, monkeypatch):
     assert len(caplog.records) == 3
     assert caplog.records[2].getMessage().endswith("(and 50 more since the last such line)")
     assert len(explained) == 2
+    # Nor do they hide why Twilio itself is refused.
+    status_of(flooded, signed(**{"wsgi.url_scheme": "http"}))
+    assert "signed for https://abc.example/sms: pass public_url" in caplog.text
 
 
 def test_messages_that_twilio_signed_are_all_logged(caplog):

@@ -37,7 +37,7 @@ def with_(**fields):
 
 def raw(string, token=TOKEN, algorithm="sha1"):
     """Return a signature of exactly *string*."""
-    return smsreply.Key(token.encode()).sign(string, f"HMAC_{algorithm.upper()}").decode()
+    return smsreply.Signer(token.encode()).sign(string, f"HMAC_{algorithm.upper()}").decode()
 
 
 PUBLIC = 'signed for https://abc.example/sms: pass public_url="https://abc.example"'
@@ -538,10 +538,16 @@ def test_an_explanation_costs_little_whatever_came(fields, query):
     assert min(spent) < 0.06
 
 
+def test_a_header_too_long_to_be_one_is_not_looked_at():
+    headers = proxy(Proto="https", Host="x" * 1000 + ".example", Prefix="/p" * 600)
+    told = validator.explain(URL, {}, raw(f"https://{'x' * 1000}.example/sms"), headers=headers)
+    assert told.startswith("not signed for ")
+
+
 def test_what_is_tried_is_bounded(monkeypatch):
     tried = []
-    sign = smsreply.Key.sign
-    monkeypatch.setattr(smsreply.Key, "sign", lambda *a: tried.append(len(a[1])) or sign(*a))
+    sign = smsreply.Signer.sign
+    monkeypatch.setattr(smsreply.Signer, "sign", lambda *a: tried.append(len(a[1])) or sign(*a))
     for known in (validator, RequestValidator([TOKEN, "another", "a third"])):
         for case in COSTLY:
             tried.clear()

@@ -298,7 +298,7 @@ ACCEPTED_HERE_ALONE = [
 @beside_twilio
 @pytest.mark.parametrize(("url", "signed", "params"), ACCEPTED_HERE_ALONE)
 def test_what_is_accepted_here_alone(url, signed, params):
-    signature = smsreply.Key(TOKEN.encode()).sign(signed).decode()
+    signature = smsreply.Signer(TOKEN.encode()).sign(signed).decode()
     assert validator.validate(url, params, signature)
     try:
         assert not their_signature.RequestValidator(TOKEN).validate(url, params, signature)

@@ -138,7 +138,13 @@ def test_bytes_behind_the_announced_ones_are_not_read():
     assert stream.read() == b"&Body=smuggled"
 
 
-@pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError(), OSError("no more data")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        TimeoutError(), ConnectionResetError(), OSError("no more data"),
+        pytest.param(ValueError("invalid literal for int()"), id="a server that decodes bad chunks"),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("came", [b"", BODY])
 def test_a_sender_who_leaves_is_400(error, came):
     environ = make_environ(CONTENT_LENGTH="100", **{"wsgi.input": Input(came, then=error)})

@@ -441,6 +441,42 @@ def test_what_was_refused_as_too_much_is_claimed_by_nobody(monkeypatch):
     assert deliver(there)[0] == "200 OK"
 
 
+def test_a_claim_that_is_given_up_is_renewed_no_more(monkeypatch):
+    bot, claimed = Bot(held=True), []
+
+    class Watching(MemoryCache):
+        def delete(self, key):
+            if key[0] == "c":
+                claimed.append(app._memory._running[key[1:]].claimed)
+            return super().delete(key)
+
+    monkeypatch.setattr(smsreply, "POOL", smsreply.Pool(1))
+    app = app_of(bot, Watching(), patience=0.01)
+    deliver(app, MessageSid="SM-slow")
+    assert deliver(app, MessageSid="SM-refused")[0] == "503 Service Unavailable"
+    bot.go.set()
+    smsreply.POOL.drain(5)
+    assert claimed == [False, False]
+
+
+def test_an_answer_is_not_held_up_by_a_cache_that_hangs_over_its_claim(quick, monkeypatch, threads):
+    monkeypatch.setattr(Memory, "HANGS", 0.1)
+    bot, stuck, go = Bot(held=True), threading.Event(), threading.Event()
+
+    class Hanging(MemoryCache):
+        def set(self, key, *rest):
+            if key[0] == "c":
+                stuck.set()
+                go.wait(10)
+            return super().set(key, *rest)
+
+    answer = threads(app_of(bot, Hanging(), patience=5))
+    assert stuck.wait(5)
+    bot.go.set()
+    assert answer.result(3)[:2] == says("run 1")
+    go.set()
+
+
 def test_a_message_waits_for_a_thread_until_one_is_free_and_no_longer(monkeypatch):
     monkeypatch.setattr(smsreply.Pool, "WAIT", 10)
     pool, done = smsreply.Pool(1), threading.Event()

@@ -289,6 +289,12 @@ def test_a_handler_that_fails_is_told_on_the_terminal_and_not_to_the_sender(bot,
         server.said(r"Incoming message from +14017122661: two\nlines\x1b[31m")
 
 
+def test_a_terminal_without_the_character_shows_the_message_all_the_same(tmp_path):
+    with serving(cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"}) as server:
+        server.text("café 😀")
+        server.said(r"Incoming message from +14017122661: caf\xe9 \U0001f600")
+
+
 def test_only_this_machine_reaches_the_development_server():
     code = "import smsreply; print(smsreply.main({}, _serve=lambda server: print(server.server_address)))"
     arguments = ["serve", "--no-phone", "--port", "0"]
