@@ -420,3 +420,19 @@ def test_a_host_that_would_be_read_as_more_is_refused(host):
 def test_without_a_host_the_servers_name_and_port_stand_for_it(scheme, port, origin):
     environ = {"wsgi.url_scheme": scheme, "SERVER_NAME": "abc.example", "SERVER_PORT": port}
     assert server_origin(environ) == origin
+
+
+def test_who_has_a_signed_request_can_move_its_boundaries_as_the_readme_says():
+    """Twilio signs without delimiters: what comes of it is known, and no more than this."""
+    text = "?From=%2B1999&Body=Transfer&"
+    fields = {"AccountSid": "AC1", "Body": text, "From": "+14017122661", "MessageSid": "SM1"}
+    signature = validator.compute_signature(SMS_URL, fields)
+    path, _, query = f"/smsAccountSidAC1Body{text}From+14017122661MessageSidSM1".partition("?")
+    more = {"PATH_INFO": path, "QUERY_STRING": query, "HTTP_X_TWILIO_SIGNATURE": signature}
+    environ = make_environ(method="GET", **more)
+    function, paths = (
+        App(reply, auth_token=TOKEN)
+        for reply in (lambda message: message.from_, {"/sms": lambda message: message.from_})
+    )
+    assert b"<Message>+1999<" in call(function, environ, validate=False)[2]
+    assert call(paths, environ, validate=False)[0] == "404 Not Found"
