@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import inspect
 import logging
 import re
 import sys
@@ -239,7 +240,8 @@ def test_a_function_answers_wherever_the_host_mounts_it(path):
 
 
 @pytest.mark.parametrize(
-    "reply", [None, "bot:reply", 42, {"/sms": "reply"}, {"/sms": None}, [echo]]
+    "reply",
+    [None, "bot:reply", 42, {"/sms": "reply"}, {"/sms": None}, {"/sms": echo, "/b": None}, [echo]],
 )
 def test_what_is_no_function_is_refused_at_once(reply):
     with pytest.raises(TypeError, match="a function, or a dict from paths to functions"):
@@ -546,6 +548,32 @@ def chained(message):
         raise KeyError("first")
     except KeyError as error:
         raise ValueError("second") from error
+
+
+def test_ctrl_c_in_a_handler_ends_the_program():
+    with pytest.raises(KeyboardInterrupt):
+        call(app(raises(KeyboardInterrupt())), signed())
+
+
+def test_bytes_that_are_no_text_are_logged_and_sent_as_they_are(caplog):
+    caplog.set_level(logging.DEBUG)
+    assert call(app(lambda message: b"<Response>\xff</Response>"), signed())[2][10:11] == b"\xff"
+    assert "with: <Response>\N{REPLACEMENT CHARACTER}</Response>" in caplog.text
+
+
+def test_a_refusal_is_one_line_with_the_path_and_the_messagesid(caplog):
+    refuse = app(lambda message: "ok")
+    call(refuse, make_environ(MESSAGE))
+    call(refuse, make_environ(b"", "DELETE"))
+    why = "the header X-Twilio-Signature is missing or empty: Twilio did not send this, or"
+    assert caplog.messages[0].startswith(f"403 Forbidden for POST /sms, message {SID}: {why} ")
+    said = "405 Method Not Allowed for DELETE /sms: only GET and POST are answered"
+    assert caplog.messages[1] == said
+
+
+def test_patience_is_ten_seconds():
+    """Twilio's fifteen, less what the way there and back may take."""
+    assert inspect.signature(smsreply.App).parameters["patience"].default == 10
 
 
 def test_what_led_to_a_failure_is_logged_before_it(caplog):
