@@ -479,7 +479,8 @@ def test_a_url_may_be_signed_with_its_port_or_without(host, url, status):
 
 
 @pytest.mark.parametrize(
-    "public", ["abc.example", "https://", "ftp://abc.example", "https://a.example?x", "/sms", "https:///sms", "*"]
+    "public", ["abc.example", "https://", "ftp://abc.example", "https://a.example?x", "/sms", "https:///sms", "*",
+     "see https://a.example", "https://a.example:x"]
 )  # fmt: skip
 def test_a_public_url_that_is_none_is_refused_at_once(public):
     with pytest.raises(ValueError, match="is not like https://abc.example"):
