@@ -189,17 +189,20 @@ def traceback_lines(error: BaseException, seen: set[int]) -> Iterator[str]:
     """Yield the lines that Python prints of *error*, and before it of what led to it.
 
     They are made here since a file's name, an exception's text and its notes may be the
-    sender's, and have lines that look like Python's own.
+    sender's, and have lines that look like Python's own.  Of a thousand that led to each
+    other, 20 are told, and of each its last 20 frames.
     """
     import traceback
 
+    def untold(other: BaseException) -> bool:
+        return id(other) not in seen and len(seen) < 20
+
     seen.add(id(error))
-    cause, context = error.__cause__, error.__context__
-    if cause and id(cause) not in seen:
-        yield from traceback_lines(cause, seen)
+    if error.__cause__ and untold(error.__cause__):
+        yield from traceback_lines(error.__cause__, seen)
         yield "The above exception was the direct cause of the following exception:"
-    elif context and not error.__suppress_context__ and id(context) not in seen:
-        yield from traceback_lines(context, seen)
+    elif error.__context__ and untold(error.__context__) and not error.__suppress_context__:
+        yield from traceback_lines(error.__context__, seen)
         yield "During handling of the above exception, another exception occurred:"
     yield "Traceback (most recent call last):"
     for frame in traceback.extract_tb(error.__traceback__, limit=-20):
@@ -208,7 +211,7 @@ def traceback_lines(error: BaseException, seen: set[int]) -> Iterator[str]:
             yield f"    {frame.line}"
     yield "".join(traceback.format_exception_only(type(error), error)).strip()
     for part in getattr(error, "exceptions", ()):  # an ExceptionGroup's
-        yield from traceback_lines(part, seen) if id(part) not in seen else ()
+        yield from traceback_lines(part, seen) if untold(part) else ()
 
 
 class Seldom:

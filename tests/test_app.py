@@ -593,6 +593,19 @@ def test_a_failure_that_led_to_itself_is_logged_once(caplog):
     assert caplog.messages[0].count("ValueError: first") == 1
 
 
+def test_of_a_thousand_failures_in_a_row_the_last_ones_are_logged(caplog):
+    def reply(message):
+        try:
+            raise KeyError("first")
+        except KeyError:
+            return reply(message)
+
+    assert status_of(app(reply), signed()) == 500
+    assert "RecursionError" in caplog.text
+    assert caplog.messages[0].count("Traceback (most recent call last):") == 20
+    assert len(caplog.messages[0]) < 100_000
+
+
 def test_the_sender_writes_no_line_of_a_traceback(caplog):
     forged = "x\nCRITICAL forged\n(("
 
