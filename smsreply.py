@@ -236,8 +236,8 @@ class Seldom:
 
 # ---------------------------------------------------------------------------- 1. Read
 
-# In bytes.  A text is at most 1,600 characters; percent-encoding can make each of them
-# 12 bytes, and the other fields need about 1 KiB.
+# In bytes.  A text is at most 1,600 characters, each of up to 12 bytes as it is percent-
+# encoded; the other fields need some 5 KiB with ten pictures; the rest is for what comes.
 MAX_BODY = 64 * 1024
 MAX_QUERY = 64 * 1024
 # Twilio sends about 25, and some 60 with media; each one costs time to sort and sign.
@@ -245,11 +245,12 @@ MAX_FIELDS = 1000
 
 FORM_TYPE = "application/x-www-form-urlencoded"
 MALFORMED_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
-# What `parse_at_once` makes of a form's four marks: what begins an escape, and a space, as
-# quoted-printable has them; and between the texts U+0000, which no text has.
+# A form's four marks, and what `parse_at_once` puts for them: quoted-printable's "=" and
+# space, and U+0000 between texts.  (A form that has it in a text goes the long way.)
 FORM_MARKS = bytes.maketrans(b"%+&=", b"= \x00\x00")
-# What it need not look at: all but the two marks between texts; the ends of lines, which
-# quoted-printable may join; and raw bytes beyond ASCII, of which an escape may be a part.
+# Bytes that it takes as they come.  Left are & and =, whose order it checks, and what it
+# takes none of: ends of lines, which quoted-printable may join, and bytes beyond ASCII,
+# which may be a letter only together with an escape.
 PLAIN = bytes(set(range(128)) - set(b"&=\r\n"))
 
 # Scheme, credentials, host (IPv6 in brackets), port, and from the path to the end.
@@ -265,8 +266,8 @@ def read(environ: WSGIEnvironment) -> tuple[Fields, Fields, str]:
     """Return the fields of the message, those of the query, and the request's target.
 
     Twilio sends the message as the form that is the body of a POST, or in the query of
-    a GET.  A body of at most `MAX_BODY` bytes is taken, and no byte is read that may
-    never come.  Whatever is wrong is a `Refused`.
+    a GET.  A body of at most `MAX_BODY` bytes is taken, and no byte is waited for that
+    was not announced.  Whatever is wrong is a `Refused`.
     """
     method = environ["REQUEST_METHOD"]
     if method not in ("GET", "POST"):
@@ -330,7 +331,7 @@ def read_body(environ: WSGIEnvironment) -> bytes:
     if not (length.isascii() and length.isdigit() and len(length) < 20):
         raise Refused("the Content-Length is not a number")
     size = int(length)
-    # Before a byte is read, and long before any is signed: nobody knows yet who sent it.
+    # Before a byte is read, and so before the signature is checked: anybody may have sent it.
     if size > MAX_BODY:
         raise TooLarge(f"the body is longer than {MAX_BODY} bytes")
     body = read_up_to(environ, size)
@@ -426,8 +427,8 @@ def server_origin(environ: WSGIEnvironment) -> str:
     scheme = environ["wsgi.url_scheme"]
     host = environ.get("HTTP_HOST")
     if host:
-        # What stands behind one of these would be taken for path or query, and those that
-        # came would go unsigned.
+        # Or the URL would have a path or query of the Host's, and be signed as such, while
+        # those of the request are answered.
         if "/" in host or "?" in host or "#" in host or "@" in host or "\\" in host:
             raise Refused("the Host is more than a host")
     else:
@@ -442,7 +443,7 @@ def other_spellings(uri: str) -> Iterator[str]:
     """Yield the other forms in which Twilio may have signed *uri*, the likeliest first.
 
     It signs some requests with the default port in the URL and some without, drops
-    credentials or keeps them, and takes no path for "/" or as it is.  All of them name
+    credentials or keeps them, and puts "/" where there is no path or does not.  All of them name
     the same resource: a signature of one says no more than a signature of another.
     """
     parts = URL_PARTS.fullmatch(uri)
@@ -474,7 +475,7 @@ def signed_string(uri: str, fields: dict[str, str] | Iterable[tuple[str, str]] =
 
 
 class Signer:
-    """A token that signs.  What an HMAC does with the key alone is done once for all strings."""
+    """A token that signs.  The part of an HMAC that is of the key alone is worked out once."""
 
     def __init__(self, token: bytes) -> None:
         self._begun = {name: hmac.new(token, digestmod=digest) for name, digest in HASHES.items()}
@@ -505,7 +506,7 @@ def to_bytes(value: str | bytes | bytearray) -> bytes:
 
 
 def sendable(text: str) -> str:
-    """Return *text* as UTF-8 carries it: no lone surrogates, which would be signed, not sent."""
+    """Return *text* as UTF-8 carries it: a lone surrogate becomes "?"."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -662,8 +663,8 @@ class IncomingMessage(dict[str, str]):
     Where a name comes twice, the last value counts.  Twilio adds parameters without
     notice, so look them up by name: ``message.get("ProfileName", "")``.
 
-    *url* is the URL as Twilio requested it, *query* a dict of what somebody added to
-    it, and *session* a dict of JSON values, kept for this pair of numbers for up to
+    *url* is the URL as Twilio requested it, *query* a dict of its query (what somebody
+    added to the webhook's URL, and by GET the message too), and *session* a dict of JSON values, kept for this pair of numbers for up to
     four hours (see `Sessions`).
 
     >>> message = IncomingMessage({"From": "+14017122661", "Body": "Hello", "NumMedia": "0"})
@@ -734,12 +735,13 @@ class Sessions:
     """What a conversation remembers, in a cookie: no database, any number of machines.
 
     Twilio keeps cookies for each pair of numbers, for at most four hours, and sends them
-    with the pair's next message.  Its signature does not cover them, so this cookie has
-    one of its own:
+    with the pair's next message.  Twilio's signature does not cover them, so a signature
+    stands in the cookie:
 
         1.TIME.base64(JSON).base64(HMAC-SHA256(key, "1.TIME.base64(JSON)" NUL from NUL to))
 
-    with a key derived from the token.  It is signed, not encrypted: Twilio can read it.
+    with a key derived from the token (without verification, a random one of this
+    process).  It is signed, not encrypted: Twilio can read it.
     One that anybody tampered with, that is older than four hours or another pair's, is
     an empty session.
     """
