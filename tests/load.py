@@ -1,12 +1,13 @@
 """Load: one production server, and what 1, 100 and 1000 connections see of it.
 
     python tests/load.py                    # ten seconds at each level
-    python tests/load.py 60                 # seconds
+    python tests/load.py 600                # seconds
     python tests/load.py 60 100 1000        # and connections
 
 Nothing leaves 127.0.0.1, and all of it ends by itself.  After the levels come those who
-mean harm, and beside each of them ten connections that mean none: slow senders, bodies
-that never come, clients that leave before the answer, and floods of forged requests.
+mean harm, for a minute at most, and beside each of them ten connections that mean none:
+slow senders, bodies that never come, clients that leave before the answer, and floods of
+forged requests.
 The figures are a table in Markdown.  Client and server share the machine: the server
 alone would be faster.
 """
@@ -227,6 +228,7 @@ async def levels(port, process, seconds, connections):
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for count in connections:
         await level(port, process, seconds, f"{count} connections", count)
+    seconds = min(seconds, 60)
     for name, other in LEVELS.items():
         await level(port, process, seconds, f"{HONEST} connections, beside {name}", HONEST, [other])
     await level(port, process, seconds, f"{HONEST} connections, after all that", HONEST)
