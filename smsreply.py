@@ -1393,8 +1393,7 @@ def checked_public_url(public_url: str) -> str:
 
 
 def from_path_on(url: str) -> str:
-    slash = url.find("/", url.index("://") + 3)
-    return url[slash:] if slash >= 0 else "/"
+    return url[url.index("/", url.index("://") + 3) :]
 
 
 def message_key(url: str, joined: str) -> str:

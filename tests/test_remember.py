@@ -324,6 +324,18 @@ def test_the_handler_does_not_see_that_it_came_back(quick):
     assert dict(message) == MESSAGE
 
 
+def test_by_get_what_says_that_it_came_back_is_no_field():
+    bot = Bot()
+    environ = request("GET", smsreply="0" * 64 + ".1")
+    assert deliver(app_of(bot, patience=5), environ)[:2] == says("run 1")
+    assert dict(bot.seen[0]) == bot.seen[0].query == MESSAGE
+
+
+@pytest.mark.parametrize("rest", ["/", "/sms", "//sms?a=http://b/c", "/?a=/b"])
+def test_the_host_is_not_a_part_of_what_is_remembered(rest):
+    assert smsreply.from_path_on(f"https://me:pw@abc.example:1{rest}") == rest
+
+
 def test_after_six_rounds_it_is_a_500_and_the_log_says_so(caplog):
     bot = Bot(held=True)
     app = app_of(bot, patience=0.02)

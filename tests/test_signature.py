@@ -359,6 +359,11 @@ def test_a_hash_may_stand_anywhere_in_the_query(query):
     assert not validator.validate(url, "[]", signature)
 
 
+def test_of_two_hashes_the_first_one_counts():
+    url = f"{SMS_URL}?bodySHA256={hashlib.sha256(b'{}').hexdigest()}&bodySHA256=0"
+    assert validator.validate(url, "{}", hand_made(url))
+
+
 def test_a_hash_is_read_from_the_query_alone():
     url = f"{SMS_URL}?a=1#bodySHA256={'0' * 64}"
     assert validator.validate(url, "b=2", hand_made(f"{SMS_URL}?a=1b2"))
