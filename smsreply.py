@@ -1662,8 +1662,9 @@ class Pool:
     def submit(self, work: Callable[[], None]) -> None:
         """Have a thread run *work*; raise `Busy` if all of them are busy, and stay so."""
         with self._rested:
-            if self._threads == self._size:
-                self._rested.wait_for(lambda: self._idle, self.WAIT)
+            for _ in range(2 if self._threads == self._size else 0):
+                # Twice: on a busy machine, the first time may pass while no thread runs.
+                self._rested.wait_for(lambda: self._idle, self.WAIT / 2)
             if self._idle:
                 inbox = self._idle.pop()
             elif self._threads == self._size:

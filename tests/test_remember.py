@@ -489,6 +489,26 @@ def test_an_answer_is_not_held_up_by_a_cache_that_hangs_over_its_claim(quick, mo
     go.set()
 
 
+def test_a_wait_that_passed_while_nothing_ran_is_not_the_last(monkeypatch):
+    pool, waits, done = smsreply.Pool(1), [], threading.Event()
+    go, begun = threading.Event(), threading.Event()
+    pool.submit(lambda: (begun.set(), go.wait(5)))
+    assert begun.wait(5)
+    wait_for = pool._rested.wait_for
+
+    def standing_still(predicate, seconds):
+        waits.append(seconds)
+        if len(waits) == 1:
+            go.set()
+            return False
+        return wait_for(predicate, 5)
+
+    monkeypatch.setattr(pool._rested, "wait_for", standing_still)
+    pool.submit(done.set)
+    assert done.wait(5)
+    assert sum(waits) == pytest.approx(0.2)
+
+
 def test_a_message_waits_for_a_thread_until_one_is_free_and_no_longer(monkeypatch):
     monkeypatch.setattr(smsreply.Pool, "WAIT", 10)
     pool, done = smsreply.Pool(1), threading.Event()
