@@ -314,6 +314,8 @@ def test_a_url_is_accepted_in_each_spelling_that_twilio_signs(url, signed):
         ("https://abc.example@evil.example/sms", "https://abc.example/sms"),
         ("https://evil.example/https://abc.example/sms", "https://abc.example/sms"),
         ("https://[::1]/sms", "https://[/sms"),
+        ("https://[::1?a]/sms", "https://[::1?a]:443/sms"),
+        ("https://[::1/a]/sms", "https://[::1/a]:443/sms"),
         ("see https://abc.example/sms", "https://abc.example:443/sms"),
         ("https://abc.example:x/sms", "https://abc.example"),
     ],
