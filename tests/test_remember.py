@@ -336,6 +336,18 @@ def test_the_host_is_not_a_part_of_what_is_remembered(rest):
     assert smsreply.from_path_on(f"https://me:pw@abc.example:1{rest}") == rest
 
 
+def test_who_comes_back_to_another_node_gets_the_failure_and_causes_no_second_run():
+    bot, cache = Bot(ValueError("no"), held=True), MemoryCache()
+    here, there = nodes(bot, cache, patience=0.05)
+    first = call(here, request())
+    target = re.search(rb">/sms(.*?)<", first[2])[1].decode()
+    bot.go.set()
+    until(lambda: [key[0] for key in cache._kept] == ["e"])
+    assert deliver(there, request(url=URL + target))[:2] == FAILED
+    assert bot.runs == 1
+    assert deliver(there)[:2] == says("run 2")  # which is a new delivery
+
+
 def test_after_six_rounds_it_is_a_500_and_the_log_says_so(caplog):
     bot = Bot(held=True)
     app = app_of(bot, patience=0.02)
