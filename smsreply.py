@@ -1509,10 +1509,8 @@ class Memory:
     def _start(self, key: str, run: Run) -> None:
         run.claimed = True
         try:
-            with self._lock:
-                if not self._renewing:
-                    start_thread(self._renew)
-                    self._renewing = True
+            if not self._renewing:
+                self._begin_to_renew()
             POOL.submit(lambda: self._run(key, run))
         except Busy:  # another process may have room
             self._give_up(key, run)
@@ -1545,6 +1543,12 @@ class Memory:
         del self._running[key]
         run.end(answer)
 
+    def _begin_to_renew(self) -> None:
+        with self._lock:
+            if not self._renewing:
+                start_thread(self._renew)
+                self._renewing = True
+
     def _renew(self) -> None:
         """Renew the claims on what runs, for as long as anything does."""
         while True:
@@ -1553,10 +1557,16 @@ class Memory:
                 with run.claim:  # nothing is renewed that is just given up
                     if run.claimed:
                         self._call("set", "c" + key, self.CLAIM_AGE, 1)
-            with self._lock:
-                if not any([run.claimed for run in self._running.copy().values()]):
-                    self._renewing = False
-                    return
+            if not self._claims_any():
+                self._renewing = False
+                # In this order, and without a lock, for which all messages would queue up:
+                # who claimed one meanwhile may have seen that this thread goes on.
+                if self._claims_any():
+                    self._begin_to_renew()
+                return
+
+    def _claims_any(self) -> bool:
+        return any([run.claimed for run in self._running.copy().values()])
 
     def _kept(self, key: str, waited: bool) -> Answer | None:
         return self._get("a" + key) or (self._get("e" + key) if waited else None)
@@ -1654,6 +1664,7 @@ class Pool:
     def __init__(self, size: int) -> None:
         self._size = size
         self._threads = 0
+        self._waiting = 0
         self._rested = threading.Condition(threading.Lock())
         # One for each thread that rests; the last one works next.  From one for all of
         # them, each message would wake several.
@@ -1661,19 +1672,34 @@ class Pool:
 
     def submit(self, work: Callable[[], None]) -> None:
         """Have a thread run *work*; raise `Busy` if all of them are busy, and stay so."""
+        # Nearly always without the lock, for which all messages would queue up.
+        inbox = self._take() or self._one_more()
+        inbox.put(work)
+
+    def _take(self) -> queue.SimpleQueue[Callable[[], None]] | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def _one_more(self) -> queue.SimpleQueue[Callable[[], None]]:
+        """Start a thread, or else wait for one that rests."""
         with self._rested:
-            for _ in range(2 if self._threads == self._size else 0):
-                # Twice: on a busy machine, the first time may pass while no thread runs.
-                self._rested.wait_for(lambda: self._idle, self.WAIT / 2)
-            if self._idle:
-                inbox = self._idle.pop()
-            elif self._threads == self._size:
-                raise Busy(f"{self._size} messages are being handled, and that is the most")
-            else:
-                inbox = queue.SimpleQueue()
+            if self._threads < self._size:
+                inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
                 start_thread(lambda: self._serve(inbox))
                 self._threads += 1
-        inbox.put(work)
+                return inbox
+            self._waiting += 1
+            try:
+                # Twice: on a busy machine, the first time may pass while no thread runs.
+                rested = self._rested.wait_for(self._take, self.WAIT / 2)
+                rested = rested or self._rested.wait_for(self._take, self.WAIT / 2)
+            finally:
+                self._waiting -= 1
+        if not rested:
+            raise Busy(f"{self._size} messages are being handled, and that is the most")
+        return rested
 
     def _serve(self, inbox: queue.SimpleQueue[Callable[[], None]]) -> None:
         while True:
@@ -1683,9 +1709,10 @@ class Pool:
             except BaseException as error:  # what a handler raises to end its thread, say
                 log.error("a thread went on after:\n%s", traceback_text(error))
             del work  # and with it the message, until the next one comes
-            with self._rested:
-                self._idle.append(inbox)
-                self._rested.notify()
+            self._idle.append(inbox)
+            if self._waiting:  # read after that: who waits looks once more when it is counted
+                with self._rested:
+                    self._rested.notify()
 
     def drain(self, seconds: float) -> bool:
         """Wait until nothing runs, *seconds* at most; return whether that came true."""
@@ -2392,6 +2419,19 @@ class Production:
         import socket
 
         import waitress
+        from waitress.channel import HTTPChannel
+
+        class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
+            def writable(self) -> bool:
+                """Return whether this server's loop shall send, and not the task's own thread.
+
+                While that one sends, poll() would say at once, again and again, that one can:
+                the loop would never rest, and take all the other threads' turns.
+                """
+                most = self.adj.outbuf_high_watermark if self.requests else 0
+                return bool(
+                    self.total_outbufs_len > most or self.will_close or self.close_when_flushed
+                )
 
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
@@ -2412,6 +2452,7 @@ class Production:
             clear_untrusted_proxy_headers=not isinstance(application, App),
             ident="",
         )
+        self._server.channel_class = Channel
         self.server_address = self._socket.getsockname()
         self._stop = False
 
@@ -2435,9 +2476,12 @@ class Production:
         self._server.pull_trigger()
 
     def _loop(self, timeout: float) -> None:
-        self._server.asyncore.loop(
-            timeout, self._server.adj.asyncore_use_poll, self._server._map, count=1
-        )
+        server, before = self._server, -1
+        server.asyncore.loop(timeout, server.adj.asyncore_use_poll, server._map, count=1)
+        # waitress takes one connection a turn: of a thousand, the last would wait too long.
+        while before < len(server.active_channels) and not self._stop and server.readable():
+            before = len(server.active_channels)
+            server.handle_accept()
 
     def _in_flight(self) -> bool:
         """Return whether some request is not read, not answered, or not sent whole."""
