@@ -662,3 +662,40 @@ def test_a_sender_who_leaves_before_the_answer_leaves_no_traceback(quick_server,
     time.sleep(0.6)
     assert capfd.readouterr().err == ""
     assert exchange(quick_server, raw(b"From=a")).startswith(b"HTTP/1.0 200 ")
+
+
+# ------------------------------------------------------------------- production's loop
+
+
+@pytest.fixture
+def production():
+    server = smsreply.Production(smsreply.App(lambda message: "ok"), "127.0.0.1", 0, 1)
+    yield server
+    server._server.task_dispatcher.shutdown(timeout=1)
+    server._server.close()
+    for channel in list(server._server.active_channels.values()):
+        channel.close()
+
+
+def test_all_who_wait_are_let_in_at_once(production):
+    with contextlib.ExitStack() as open_:
+        for _ in range(20):
+            open_.enter_context(socket.create_connection(production.server_address))
+        production._loop(1)
+        assert len(production._server.active_channels) == 20
+
+
+def test_the_loop_does_not_wait_to_send_what_a_task_is_sending(production):
+    """Or poll() says without end that it can, and the task has to wait for its turn."""
+    with socket.create_connection(production.server_address):
+        production._loop(1)
+        (channel,) = production._server.active_channels.values()
+        channel.total_outbufs_len = 5
+        assert channel.writable()
+        channel.requests = ["one that is handled"]
+        assert not channel.writable()
+        channel.total_outbufs_len = channel.adj.outbuf_high_watermark + 1
+        assert channel.writable()
+        channel.total_outbufs_len, channel.close_when_flushed = 0, True
+        assert channel.writable()
+        channel.requests, channel.close_when_flushed = [], False
