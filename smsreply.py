@@ -1557,13 +1557,13 @@ class Memory:
                 with run.claim:  # nothing is renewed that is just given up
                     if run.claimed:
                         self._call("set", "c" + key, self.CLAIM_AGE, 1)
-            if not self._claims_any():
+            with self._lock:
+                # In this order, as `_start` looks without the lock, for which all messages
+                # would queue up: whoever still sees True has made a claim that is seen here.
                 self._renewing = False
-                # In this order, and without a lock, for which all messages would queue up:
-                # who claimed one meanwhile may have seen that this thread goes on.
-                if self._claims_any():
-                    self._begin_to_renew()
-                return
+                self._renewing = self._claims_any()
+                if not self._renewing:
+                    return
 
     def _claims_any(self) -> bool:
         return any([run.claimed for run in self._running.copy().values()])

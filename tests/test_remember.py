@@ -920,7 +920,7 @@ def test_a_message_that_comes_just_as_renewing_ends_is_renewed(quick, threads):
         found = look()
         if not found and not answers:
             answers.append(threads(here))
-            bot.has_begun()
+            until(look)
         return found
 
     bot.go.set()
@@ -929,6 +929,7 @@ def test_a_message_that_comes_just_as_renewing_ends_is_renewed(quick, threads):
     bot.go.clear()
     memory._claims_any = gate
     until(lambda: answers)
+    bot.has_begun()
     time.sleep(0.6)
     answers.append(threads(there))
     time.sleep(0.1)
