@@ -1825,12 +1825,12 @@ class Diagnosis:
         algorithm: str | None,
         headers: Mapping[str, str],
     ) -> None:
-        # A longer one is none of those that are looked at, and would only cost time.
-        short = [(name, value) for name, value in headers.items() if len(value) <= MAX_HEADER]
-        self._headers = {name.lower(): value for name, value in short}
-        settings = self._headers.get("x-twilio-webhooks-signature-settings")
+        named = {name.lower(): value for name, value in headers.items()}
+        settings = named.get("x-twilio-webhooks-signature-settings")
         self._algorithm = (algorithm or signature_algorithm(settings)).upper()
-        self._signature = to_bytes(signature or self._headers.get("x-twilio-signature") or b"")
+        self._signature = to_bytes(signature or named.get("x-twilio-signature") or b"")
+        # A longer one says nothing of a URL, and would only cost time.
+        self._headers = {name: value for name, value in named.items() if len(value) <= MAX_HEADER}
         self._tokens = tokens
         self._signers = [Signer(token) for token in tokens]
         uri = sendable(uri)

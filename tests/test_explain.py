@@ -538,6 +538,11 @@ def test_an_explanation_costs_little_whatever_came(fields, query):
     assert min(spent) < 0.06
 
 
+def test_a_signature_that_is_far_too_long_is_not_said_to_be_missing():
+    told = validator.explain(URL, {}, None, headers={"X-Twilio-Signature": "A" * 5000})
+    assert told.startswith("the signature has 5000 characters, and one made with HMAC_SHA1 has 28")
+
+
 def test_a_header_too_long_to_be_one_is_not_looked_at():
     headers = proxy(Proto="https", Host="x" * 1000 + ".example", Prefix="/p" * 600)
     told = validator.explain(URL, {}, raw(f"https://{'x' * 1000}.example/sms"), headers=headers)
