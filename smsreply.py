@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         "tuple[Union[None, str, Message, Redirect], ...]",
     ]  # fmt: skip
     Handler = Callable[["IncomingMessage"], Reply]
+    Inbox = queue.SimpleQueue[Callable[[], None]]  # what a thread of the pool is to run
 
 __version__ = "1.0.0"
 __all__ = [
@@ -1594,7 +1595,8 @@ class Memory:
         longest = asked - [*self._asked.values(), asked][0]
         if longest > self.HANGS:
             self._complain(f"a call has not returned for {longest:.0f} s: give it a timeout")
-        if asked < self._resumes or longest > self.HANGS:
+            return method == "add" or None
+        if asked < self._resumes:
             return method == "add" or None
         thread = threading.get_ident()
         self._asked[thread] = asked
@@ -1668,7 +1670,7 @@ class Pool:
         self._rested = threading.Condition(threading.Lock())
         # One for each thread that rests; the last one works next.  From one for all of
         # them, each message would wake several.
-        self._idle: list[queue.SimpleQueue[Callable[[], None]]] = []
+        self._idle: list[Inbox] = []
 
     def submit(self, work: Callable[[], None]) -> None:
         """Have a thread run *work*; raise `Busy` if all of them are busy, and stay so."""
@@ -1676,17 +1678,17 @@ class Pool:
         inbox = self._take() or self._one_more()
         inbox.put(work)
 
-    def _take(self) -> queue.SimpleQueue[Callable[[], None]] | None:
+    def _take(self) -> Inbox | None:
         try:
             return self._idle.pop()
         except IndexError:
             return None
 
-    def _one_more(self) -> queue.SimpleQueue[Callable[[], None]]:
+    def _one_more(self) -> Inbox:
         """Start a thread, or else wait for one that rests."""
         with self._rested:
             if self._threads < self._size:
-                inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+                inbox: Inbox = queue.SimpleQueue()
                 start_thread(lambda: self._serve(inbox))
                 self._threads += 1
                 return inbox
@@ -1701,7 +1703,7 @@ class Pool:
             raise Busy(f"{self._size} messages are being handled, and that is the most")
         return rested
 
-    def _serve(self, inbox: queue.SimpleQueue[Callable[[], None]]) -> None:
+    def _serve(self, inbox: Inbox) -> None:
         while True:
             work = inbox.get()
             try:
