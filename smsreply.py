@@ -39,6 +39,7 @@ RFC 9112 (HTTP/1.1); RFC 6265 (cookies); XML 1.0, section 2.2 (characters).
 from __future__ import annotations
 
 import binascii
+import contextlib
 import contextvars
 import hashlib
 import hmac
@@ -119,7 +120,17 @@ class Refused(Exception):
 
 
 class NotFound(Refused):
+    """*answered* are the paths that are answered, for the log."""
+
     status = "404 Not Found"
+
+    def __init__(self, text: str, answered: Iterable[str] = ()) -> None:
+        super().__init__(text)
+        self._answered = answered
+
+    def reason(self) -> str:
+        paths = ", ".join([printable(path, 100) for path in self._answered])
+        return f"{self}; below the mount these are: {paths}" if paths else str(self)
 
 
 class MethodNotAllowed(Refused):
@@ -183,15 +194,19 @@ def printable(text: str, limit: int = 2000) -> str:
 
 def traceback_text(error: BaseException) -> str:
     """Return the traceback of *error*, each line indented, and escaped."""
-    return "\n".join(["    " + printable(line) for line in traceback_lines(error, set())])
+    try:
+        lines = list(traceback_lines(error, set()))
+    except Exception as broken:  # whatever an exception has of its own may raise another one
+        lines = [f"{type(error).__name__}, of which no more can be told: {type(broken).__name__}"]
+    return "\n".join(["    " + printable(line) for line in lines])
 
 
 def traceback_lines(error: BaseException, seen: set[int]) -> Iterator[str]:
     """Yield the lines that Python prints of *error*, and before it of what led to it.
 
-    They are made here since a file's name, an exception's text and its notes may be the
-    sender's, and have lines that look like Python's own.  Of a thousand that led to each
-    other, 20 are told, and of each its last 20 frames.
+    Not `traceback.format_exception`: a file's name, an exception's text and its notes may
+    be the sender's, with line ends in them.  At most 20 linked exceptions are told, and of
+    each the last 20 frames.
     """
     import traceback
 
@@ -211,7 +226,8 @@ def traceback_lines(error: BaseException, seen: set[int]) -> Iterator[str]:
         if frame.line:
             yield f"    {frame.line}"
     yield "".join(traceback.format_exception_only(type(error), error)).strip()
-    for part in getattr(error, "exceptions", ()):  # an ExceptionGroup's
+    parts = getattr(error, "exceptions", ())  # an ExceptionGroup's; or some other thing
+    for part in parts if isinstance(parts, tuple) else ():
         yield from traceback_lines(part, seen) if untold(part) else ()
 
 
@@ -295,9 +311,11 @@ def request_target(environ: WSGIEnvironment) -> str:
     if target.startswith("/"):
         return target
     # The absolute form (RFC 9112, 3.2.2).  Scheme and host are still the server's to say,
-    # which knows its proxy.
+    # which knows its proxy.  Of any other form, servers take this or that for the path.
     absolute = URL_PARTS.fullmatch(target)
-    rest: str = (absolute and absolute[5]) or ""
+    if not absolute:
+        raise Refused("the request's target is neither a path nor a URL")
+    rest: str = absolute[5] or ""
     return rest if rest.startswith("/") else "/" + rest
 
 
@@ -337,7 +355,7 @@ def read_body(environ: WSGIEnvironment) -> bytes:
         raise TooLarge(f"the body is longer than {MAX_BODY} bytes")
     body = read_up_to(environ, size)
     if len(body) < size:
-        raise Refused("the body is shorter than its Content-Length")
+        raise Refused("the body is shorter than its Content-Length, or was read before")
     return body
 
 
@@ -823,7 +841,7 @@ def json_of(session: dict[str, Any]) -> str:
 
     for key, value in session.items():
         if not isinstance(key, str):
-            raise TypeError(f"session[{key!r}]: in JSON a key is a str")
+            raise TypeError(f"a key of the session is a {type(key).__name__}: in JSON it is a str")
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -911,7 +929,7 @@ class TwiML:
     def value(self, value: Any) -> None:
         if value is not None and not isinstance(value, (str, dict)):
             raise TwiMLException(
-                f"the text of <{self.name}> is a str, and not a {type(value).__name__}: {value!r:.80}"
+                f"the text of <{self.name}> is a str, and not a {type(value).__name__}"
             )
         self._value = value
 
@@ -1115,7 +1133,7 @@ def twiml(reply: Reply) -> bytes:
     if reply is None:
         return EMPTY
     if isinstance(reply, bytes):
-        return reply
+        return bytes(reply)  # PEP 3333: none of its subclasses
     if isinstance(reply, MessagingResponse):
         return str(reply).encode()
     return respond(reply if isinstance(reply, (list, tuple)) else [reply])
@@ -1138,7 +1156,7 @@ def respond(replies: Iterable[Any]) -> bytes:
             raise TypeError(
                 f"a handler returned a {type(reply).__name__}, which cannot be a reply: None, a str,"
                 " a MessagingResponse, a Message, a Redirect, a list or tuple of None, str, Message and"
-                " Redirect, RawTwiML or bytes can"
+                " Redirect, RawTwiML or bytes can (what media() and body() return is a part of one)"
             )
     return str(response).encode()
 
@@ -1230,8 +1248,8 @@ class App:
     ) -> None:
         self._find = finder(reply)
         self._auth_token = auth_token if auth_token is None else to_tokens(auth_token)
-        self.verifies = verify
-        self._public_url = checked_public_url(public_url) if public_url else None
+        self.verifies = verify is not False  # nor is anything else that is false by accident
+        self.public_url = checked_public_url(public_url) if public_url else None
         self._validator: RequestValidator | None = None
         self._sessions = Sessions([PROCESS_KEY])
         self._memory = None if cache is None else Memory(cache, patience)
@@ -1244,13 +1262,15 @@ class App:
         try:
             handler = self._find(environ)
             fields, query, target = read(environ)  # 1. Read
-            url = request_url(environ, target, self._public_url)
+            url = request_url(environ, target, self.public_url)
             joined = self._verify(environ, url, fields)  # 2. Verify
             genuine = self.verifies
             message = understand(fields, url, query)  # 3. Understand
             session_json = self._sessions.read(message, environ.get("HTTP_COOKIE"))
             # 4. Write, 6. Remember
             answer = self._answer(handler, message, session_json, joined)
+            if log.isEnabledFor(logging.DEBUG):
+                show(message, answer)
         except Refused as refused:
             answer = self._refuse(environ, refused, fields, genuine)
         start_response(answer.status, answer.headers())
@@ -1320,13 +1340,10 @@ class App:
         except BaseException as error:  # SystemExit, CancelledError, a Timeout of gevent's
             log.error(
                 "message %s is not answered: its handler failed\n%s",
-                printable(message.sid, 64),
+                printable(message.sid, 64) or "without a MessageSid",
                 traceback_text(error),
             )
             return FAILED
-        if log.isEnabledFor(logging.DEBUG):
-            shown = body.decode("utf-8", "replace").replace(XML_DECLARATION, "")
-            log.debug("Answered %s with: %s", printable(message.from_), printable(shown))
         return Answer(body, OK, (("Set-Cookie", cookie),) if cookie else ())
 
     def _refuse(
@@ -1342,7 +1359,8 @@ class App:
             kind += ", signed"  # apart: who signs nothing shall not hide why Twilio's is refused
         more = "" if genuine else self._seldom.admits(kind)
         if more is not None:
-            request = f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}"
+            path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+            request = f"{environ['REQUEST_METHOD']} {path or '/'}"
             sid = dict(fields).get("MessageSid")
             log.warning(
                 "%s for %s%s: %s%s",
@@ -1376,7 +1394,7 @@ def finder(reply: Handler | Mapping[str, Handler]) -> Callable[[WSGIEnvironment]
         try:
             return handlers[environ.get("PATH_INFO") or "/"]
         except KeyError:
-            raise NotFound("no messages are answered at this path") from None
+            raise NotFound("no messages are answered at this path", reply) from None
 
     return find
 
@@ -1405,15 +1423,26 @@ def message_key(url: str, joined: str) -> str:
     return hashlib.sha256(to_bytes(from_path_on(url) + joined)).hexdigest()
 
 
+def show(message: IncomingMessage, answer: Answer) -> None:
+    shown = answer.body.decode("utf-8", "replace").replace(XML_DECLARATION, "").strip()
+    log.debug("Answered %s with: %s", printable(message.from_), printable(shown))
+
+
 def come_back(message: IncomingMessage, key: str, round_: int) -> Answer:
     """Return the answer that has Twilio ask again for the one to *message*."""
     if round_ > Memory.ROUNDS:
         log.error(
-            "message %s is not answered: its handler still runs, and Twilio came back %d times",
+            "message %s is not answered: Twilio came back %d times, and its handler is not done",
             printable(message.sid, 64),
             Memory.ROUNDS,
         )
         return FAILED
+    if POOL.ends:
+        log.warning(
+            "message %s: this process ends before its handler does; Twilio is told to come back,"
+            " to another",
+            printable(message.sid, 64),
+        )
     path = from_path_on(message.url)
     # A reference that begins with two slashes would name a host.
     path = message.url if path.startswith("//") else path
@@ -1441,6 +1470,7 @@ class Memory:
     """
 
     ROUNDS = 6
+    LONGEST = 14  # patience's, where this process ends, and nobody can come back to it
     ANSWER_AGE = 3600  # in seconds, as are the others
     END_AGE = 60
     CLAIM_AGE = 15
@@ -1455,6 +1485,7 @@ class Memory:
             raise ValueError(f"patience={patience!r}: Twilio waits for 15 s and no longer")
         self._cache = cache
         self._patience = patience
+        self._process = os.getpid()
         self._running: dict[str, Run] = {}
         self._lock = threading.Lock()
         self._renewing = False
@@ -1464,7 +1495,10 @@ class Memory:
 
     def answer(self, key: str, round_: int, handle: Callable[[], Answer]) -> Answer | None:
         """Return the answer to the message *key*, or None if it takes longer than patience."""
+        if self._process != os.getpid():  # a fork, which has none of its parent's threads
+            self.__init__(self._cache, self._patience)  # type: ignore[misc]
         deadline = time.monotonic() + self._patience
+        latest = max(deadline, time.monotonic() + self.LONGEST)
         waited = round_ > 0
         while True:
             mine = Run(handle)
@@ -1476,7 +1510,9 @@ class Memory:
                 return run.answer
             # Not over, or given up by a delivery that led it and had no time left.
             if time.monotonic() >= deadline:
-                return None
+                if not POOL.ends or deadline == latest:
+                    return None
+                deadline = latest
             waited = True
 
     def _lead(self, key: str, run: Run, waited: bool, deadline: float) -> None:
@@ -1491,7 +1527,7 @@ class Memory:
                     self._call("delete", "e" + key)  # an earlier run's
                 # In this order: an answer that another process puts there before it gives
                 # up its claim is seen by whoever gets the claim after it.
-                claimed = self._call("add", "c" + key, self.CLAIM_AGE, 1)
+                claimed = self._claim(key)
                 answer = self._kept(key, waited)
                 if claimed and answer is None:
                     self._start(key, run)  # which ends it
@@ -1506,6 +1542,18 @@ class Memory:
             self._end(key, run, None)
             raise
         self._end(key, run, answer)
+
+    def _claim(self, key: str) -> bool:
+        """Return whether it is this process that is to handle the message."""
+        for _ in range(3):
+            if self._call("add", "c" + key, self.CLAIM_AGE, 1):
+                return True
+            if self._call("get", "c" + key) is not None:
+                return False
+            time.sleep(self.POLL)  # it was given up just now, or a replica lags behind
+        # Some clients (pymemcache's ignore_exc) hide that their server is gone.
+        self._complain("it refuses a claim, and has none")
+        return True
 
     def _start(self, key: str, run: Run) -> None:
         run.claimed = True
@@ -1604,7 +1652,9 @@ class Memory:
             if method in ("set", "add"):
                 return getattr(self._cache, method)(key, value, timeout)
             return getattr(self._cache, method)(key)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a Timeout of gevent's, say
             if time.monotonic() - asked > self.SLOW:
                 # A client that tries again and again would use up Twilio's 15 s.
                 self._resumes = time.monotonic() + self.BACK_OFF
@@ -1667,6 +1717,7 @@ class Pool:
         self._size = size
         self._threads = 0
         self._waiting = 0
+        self.ends = False  # set when the process is told to
         self._rested = threading.Condition(threading.Lock())
         # One for each thread that rests; the last one works next.  From one for all of
         # them, each message would wake several.
@@ -1706,10 +1757,14 @@ class Pool:
     def _serve(self, inbox: Inbox) -> None:
         while True:
             work = inbox.get()
-            try:
-                work()
-            except BaseException as error:  # what a handler raises to end its thread, say
-                log.error("a thread went on after:\n%s", traceback_text(error))
+            # Whatever is raised, be it by what is to log it: or the pool had a thread less.
+            with contextlib.suppress(BaseException):
+                try:
+                    work()
+                except BaseException as error:  # what a handler raises to end its thread, say
+                    log.error(
+                        "a handler's thread was to end, and goes on:\n%s", traceback_text(error)
+                    )
             del work  # and with it the message, until the next one comes
             self._idle.append(inbox)
             if self._waiting:  # read after that: who waits looks once more when it is counted
@@ -1725,6 +1780,8 @@ class Pool:
 
 
 POOL = Pool(32)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=lambda: POOL.__init__(32))  # type: ignore[misc]
 
 
 class MemoryCache:
@@ -1970,11 +2027,14 @@ class Diagnosis:
     def _no_idea(self) -> str:
         if any(re.fullmatch(rb"(AC|SK)[0-9a-f]{32}", token) for token in self._tokens):
             return "what is set as the auth token is an SID: the auth token is the secret beside it"
+        if any(b"," in token for token in self._tokens):
+            return "the auth token has a comma in it: give App several of them as a list"
         return (
             f"not signed for {self._shown(self._uri)} with {len(self._pairs)} fields, nor for"
-            " anything much like it: is this the URL in Twilio's console (if a proxy or a tunnel"
-            " stands before this server, pass that one's as public_url), and is the auth token the"
-            " primary one of the account that owns the number?"
+            " anything much like it: is this the URL in Twilio's console? if there it begins"
+            " otherwise, pass what comes before the path above as public_url (scheme, host, and a"
+            " prefix that a proxy strips); and is the auth token the primary one of the account"
+            " that owns the number?"
         )
 
 
@@ -2019,12 +2079,13 @@ def public_urls(
     other = "http" if scheme == "https" else "https"
     behind = {"http": "", "https": " (a proxy ends TLS in front of this server)"}
     www = host[4:] if host.startswith("www.") else f"www.{host}"
-    for name in dict.fromkeys([host, f"{host}:{port}" if port else host, www]):
+    for name in dict.fromkeys([host, f"{host}:{port}" if port else host, www, host.lower()]):
         yield other, name, "", behind[other]
         yield scheme, name, "", ""
     for stage in STAGES:
-        for name in (scheme, other):
-            yield name, host, stage, f" (something stripped {stage} from the path)"
+        for name in dict.fromkeys([host, f"{host}:{port}" if port else host]):
+            yield scheme, name, stage, f" (something stripped {stage} from the path)"
+            yield other, name, stage, f" (something stripped {stage} from the path)"
 
 
 def forwarded(
@@ -2054,12 +2115,19 @@ def paths(path: str) -> Iterator[tuple[str, str]]:
         yield path[:-1], SLASH.format("has no slash at its end")
     else:
         yield path + "/", SLASH.format("ends in a slash")
-    yield "/" + path, SLASH.format("has two slashes where one came")
     steps = path.split("/")
+    for count in range(1, min(len(steps), 5)):
+        doubled = "/".join([*steps[:count], "", *steps[count:]])
+        yield doubled, SLASH.format("has two slashes where one came")
     for count in range(2, min(len(steps), 5)):
         prefix = printable("/".join(steps[:count]), 100)
         advice = f"the path {prefix} was not in it: leave it out of public_url, or of the mount"
         yield "/" + "/".join(steps[count:]), advice
+    for count in range(1, min(len(steps), 10) // 2 + 1):
+        if steps[-count:] == steps[-2 * count : -count]:
+            twice = printable("/" + "/".join(steps[-count:]), 100)
+            advice = f"the path {twice} is in it once: leave it out of public_url, or of the mount"
+            yield "/".join(steps[:-count]), advice
     plain = unquote(path)
     for text in (plain, quote(plain, safe=PATH_CHARACTERS), quote(plain)):
         yield text, RAW.format("path", "escaped in another way")
@@ -2136,7 +2204,7 @@ def forms(pairs: Pairs) -> Iterator[tuple[str, str]]:
     for name, value in pairs:
         if name in PADDED:
             rest = [pair for pair in pairs if pair != (name, value)]
-            for text in (value + " ", " " + value, value + "\n", value + "\r\n"):
+            for text in (value + " ", " " + value, f" {value} ", value + "\n", value + "\r\n"):
                 advice = f"white space at an end of {name} was trimmed: use the values as they came"
                 yield signed_string("", [*rest, (name, text)]), advice
     for once in (dict(pairs), dict(pairs[::-1])):
@@ -2161,6 +2229,7 @@ def utf_8_again(text: str) -> str:
 CHANGES: tuple[tuple[Callable[[str], str], str], ...] = (
     (str.strip, "a value has white space around it that was not signed: something added it"),
     (lambda v: re.sub("^ ", "+", v), f"the + of a number became a space: {TWICE}"),
+    (lambda v: re.sub(r"^(?=\d{8,15}$)", "+", v), f"the + of a number was lost: {TWICE}"),
     (lambda v: v.replace(" ", "+"), f"a + in a value became a space: {TWICE}"),
     (unquote_plus, "the values were signed decoded, and came escaped: decode the form once"),
     (lambda v: re.sub("\r?\n", "\r\n", v), "line ends were changed to \\n: use the body's bytes"),
@@ -2193,6 +2262,7 @@ def rare_forms(pairs: Pairs) -> Iterator[tuple[str, str]]:
 # -------------------------------------------------------------------------- 8. Serve
 
 PATH, PORT, PHONE_PORT = "/sms", 8767, 8768
+PLAIN_PATH = r"/(?!/)[A-Za-z0-9/:@!$&'()*+,;=._~-]*"
 
 
 def quest(message: IncomingMessage) -> str:
@@ -2215,8 +2285,10 @@ def load(target: str) -> Any:
     place, _, name = target.partition(":")
     module = import_module(place)
     names = [name] if name else ["reply", "application"]
-    for name in names:
-        found = getattr(module, name, None)
+    for wanted in names:
+        found = getattr(module, wanted, None)
+        if found is application and not name:  # by ``from smsreply import *``
+            continue
         if callable(found) or hasattr(found, "items"):
             return found
     raise UsageError(f"{printable(place)} has no function {' and no '.join(names)}")
@@ -2226,10 +2298,13 @@ def import_module(place: str) -> Any:
     import importlib
 
     file = os.path.abspath(place) if place.endswith(".py") else ""
+    if file and not os.path.exists(file):
+        raise UsageError(f"there is no file {printable(place)}")
+    name = os.path.basename(file)[:-3] if file else place
     if file and sys.path[0] != os.path.dirname(file):
         sys.path.insert(0, os.path.dirname(file))  # for what the file itself imports, too
     try:
-        module = importlib.import_module(os.path.basename(file)[:-3] if file else place)
+        module = importlib.import_module(name)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit too: it is a file of somebody's own
@@ -2249,7 +2324,7 @@ def where_raised(error: BaseException) -> str:
     while trace:
         file = trace.tb_frame.f_code.co_filename
         if file != __file__ and not file.startswith("<frozen"):
-            place = f" ({file}, line {trace.tb_lineno})"
+            place = f" ({printable(file)}, line {trace.tb_lineno})"
         trace = trace.tb_next
     return what if isinstance(error, SyntaxError) or "importlib" in place else what + place
 
@@ -2299,6 +2374,8 @@ def from_environment() -> WSGIApplication:
     try:
         handler = os.environ.get("SMSREPLY_HANDLER")
         target: Any = load(handler) if handler else quest
+        if target is application:
+            raise UsageError(f"SMSREPLY_HANDLER is {handler}, which serves what that names")
         if is_application(target):
             return target
         return App(target, public_url=os.environ.get("SMSREPLY_PUBLIC_URL"))
@@ -2373,6 +2450,7 @@ def serve_development(application: WSGIApplication, host: str, port: int) -> Any
 
     class Server(socketserver.ThreadingMixIn, WSGIServer):
         daemon_threads = True
+        allow_reuse_address = os.name == "posix"  # Windows would let two servers have one port
         request_queue_size = 128  # with 5, as it is, a burst waits for seconds
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
@@ -2415,6 +2493,7 @@ class Production:
     """waitress, with this program's limits, and an end that waits for what is in flight."""
 
     GRACE = 30  # seconds for what is in flight, once SIGTERM has come
+    STALLED = 2  # seconds: a request of which nothing came for so long is not waited for
 
     def __init__(self, application: WSGIApplication, host: str, port: int, threads: int) -> None:
         import select
@@ -2423,7 +2502,19 @@ class Production:
         import waitress
         from waitress.channel import HTTPChannel
 
+        production = self
+
         class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
+            def service(self) -> None:
+                if production._stop:
+                    self.come_to_an_end()
+                super().service()
+
+            def come_to_an_end(self) -> None:
+                """Answer what is here, and then no more on this connection."""
+                for request in self.requests:
+                    request.headers["CONNECTION"] = "close"
+
             def writable(self) -> bool:
                 """Return whether this server's loop shall send, and not the task's own thread.
 
@@ -2437,7 +2528,8 @@ class Production:
 
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # Windows would let two servers have one port
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind((host, port))
         self._server = waitress.create_server(
             application,
@@ -2449,24 +2541,31 @@ class Production:
             asyncore_use_poll=hasattr(select, "poll"),
             # App refuses what is too large itself.  waitress would close the connection on
             # bytes unread, which resets it, and the answer may be lost.
-            max_request_body_size=16 * MAX_BODY if isinstance(application, App) else 1 << 30,
+            max_request_body_size=8 * MAX_BODY if isinstance(application, App) else 1 << 30,
+            # All of that in memory: a file would take a descriptor more than is counted on.
+            inbuf_overflow=8 * MAX_BODY + 1,
             # App believes no X-Forwarded-* header, and explains with them why it refuses.
             clear_untrusted_proxy_headers=not isinstance(application, App),
             ident="",
         )
         self._server.channel_class = Channel
+        self._accept, self._server.accept = self._server.accept, self._accept_or_rest
         self.server_address = self._socket.getsockname()
+        self._seldom = Seldom()
         self._stop = False
 
     def serve_forever(self) -> None:
         import signal
 
         signal.signal(signal.SIGTERM, self.stop)
+        signal.signal(signal.SIGINT, self.stop)
         while not self._stop:
             self._loop(1)
         # waitress itself would drop what is in flight, and Twilio would have to ask again.
         self._server.del_channel()
         self._socket.close()  # from here on, nobody new
+        for channel in list(self._server.active_channels.values()):
+            channel.come_to_an_end()
         deadline = time.monotonic() + self.GRACE
         while self._in_flight() and time.monotonic() < deadline:
             self._loop(0.1)
@@ -2474,7 +2573,10 @@ class Production:
         self._server.task_dispatcher.shutdown(timeout=1)
 
     def stop(self, *_: object) -> None:
-        self._stop = True
+        import signal
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C is at once
+        self._stop = POOL.ends = True
         self._server.pull_trigger()
 
     def _loop(self, timeout: float) -> None:
@@ -2485,22 +2587,45 @@ class Production:
             before = len(server.active_channels)
             server.handle_accept()
 
+    def _accept_or_rest(self) -> Any:
+        """Accept a connection; rest a moment where that fails, lest the loop spin."""
+        try:
+            return self._accept()
+        except OSError as error:  # no file descriptors are left, say
+            more = self._seldom.admits("accept")
+            if more is not None:
+                log.error("no connection is accepted: %s%s", error.strerror or error, more)
+            time.sleep(0.05)
+            return None
+
     def _in_flight(self) -> bool:
-        """Return whether some request is not read, not answered, or not sent whole."""
+        """Return whether some request is not answered, not sent whole, or still being read."""
+        stalled = time.time() - self.STALLED
         return any(
-            channel.request or channel.requests or channel.total_outbufs_len
+            channel.requests
+            or channel.total_outbufs_len
+            or (channel.request and channel.last_activity > stalled)
             for channel in list(self._server.active_channels.values())
         )
 
 
+MAX_CONNECTIONS = 4000
+
+
 def connection_limit() -> int:
-    """Return how many connections this process may have open, less some for itself."""
+    """Return how many connections this process may have open; have it that many, if it can."""
     try:
         import resource
     except ImportError:  # there is none on Windows
         return 400
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_CONNECTIONS + 100  # some for the program itself
+    if 0 <= soft < most:
+        soft = most if hard < 0 else min(most, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(100, min(soft if soft > 0 else 4096, 4096) - 100)
+    return max(100, min(soft if soft >= 0 else most, most) - 100)
 
 
 # -------------------------------------------------------------------------- 9. Phone
@@ -2513,7 +2638,7 @@ ERRORS = {
     11205: ("no connection, or no answer in time", "start the server; answer within 15 s, or use a cache"),
     11206: ("not HTTP, or an illegal cookie", "look at the answer's first bytes and at its Set-Cookie"),
     11215: ("too many redirects", "let a redirect lead to an answer"),
-    11217: ("the answer's status is an error", "the server's log says why, once a second at most; 403 is the signature"),
+    11217: ("the answer's status is an error", "the server's log says why, once a second at most; 403 is the signature, 404 the path"),
     11750: ("the answer is over 64 kB", "answer with less"),
     12100: ("the answer is not well-formed XML", "escape & and <; let nothing stand before <?xml"),
     12200: ("the answer is XML, but not TwiML", "use only Twilio's verbs and attributes, case and all"),
@@ -2615,13 +2740,14 @@ class Exchange:
         """Return both sides of the wire, and what was signed, to be read on a terminal."""
         lines = []
         for number, request in enumerate(self.requests):
-            lines += [f"> {printable(line, 70_000)}" for line in request.decode().split("\r\n")]
+            text = request.decode("utf-8", "backslashreplace")
+            lines += [f"> {printable(line, 70_000)}" for line in text.split("\r\n")]
             lines.append(
                 f"  signed: {printable(request.signed, 70_000) or 'nothing, as there is no token'}"
             )
             for answer in self.answers[number : number + 1]:
-                text = answer.decode("utf-8", "backslashreplace").splitlines()
-                lines += [f"< {printable(line, 70_000)}" for line in text]
+                text = answer.decode("utf-8", "backslashreplace")
+                lines += [f"< {printable(line, 70_000)}" for line in text.splitlines()]
                 lines.append(f"  after {answer.seconds:.3f} s of 15")
         return "\n".join(lines)
 
@@ -2654,10 +2780,14 @@ class Phone:
         to: str = YOUR_NUMBER,
         method: str = "POST",
     ) -> None:
+        if not (isinstance(webhook, str) or callable(webhook)):
+            raise TypeError(f"a webhook is a URL or a WSGI callable, and not {webhook!r}")
         self.auth_token = auth_token
         self.number = number
         self.to = to
         self.method = method.upper()
+        if self.method not in ("GET", "POST"):
+            raise ValueError(f"method={method!r}: Twilio sends GET or POST")
         self._call = None if isinstance(webhook, str) else webhook
         self._public, self._local, path = whereabouts(webhook, public_url)
         # All that Twilio would be given, less the overrides, which it does not request.
@@ -2711,10 +2841,7 @@ class Phone:
         signature: str | None = None,
     ) -> None:
         """Request *url*, and whatever its answer leads to."""
-        while True:
-            # Of HTTP's and of TwiML's both: either can go round in a circle.
-            if len(exchange.requests) > self.REDIRECTS:
-                raise TwilioError(11215, f"{self.REDIRECTS} were followed")
+        for _ in range(self.REDIRECTS + 1):  # HTTP's and TwiML's: either can go round in a circle
             answer = self._request(exchange, url, method, params, signature)
             signature = None  # a given one was for the first request's URL
             location = answer.header("location")
@@ -2727,6 +2854,7 @@ class Phone:
                 if onward is None:
                     return
                 url, method, params = onward[0], onward[1], onward[2] or params
+        raise TwilioError(11215, f"{self.REDIRECTS} were followed")
 
     def _obey(
         self, exchange: Exchange, url: str, answer: Response
@@ -2791,7 +2919,7 @@ class Phone:
                 return answer
             if not self._repeats(f"{answer.status // 100}xx"):
                 break
-        unsigned = answer.status == 403 and not request.signature
+        unsigned = answer.status == 403 and not request.signed
         hint = ", and nothing was signed: set TWILIO_AUTH_TOKEN" if unsigned else ""
         raise TwilioError(11217, f"status {answer.status}{hint}")
 
@@ -2821,7 +2949,8 @@ class Phone:
         headers.append(("Connection", "close"))
         head = "".join([f"{name}: {value}\r\n" for name, value in headers])
         line = f"{method} {split_url(target)[3]} HTTP/1.1\r\n"
-        request = Request(f"{line}{head}\r\n{form}".encode())
+        # Only a cookie may have more than ASCII: it goes back byte by byte as it came.
+        request = Request(f"{line}{head}\r\n{form}".encode("latin-1", "replace"))
         request.method, request.url, request.target = method, url, target
         request.fields, request.headers, request.body = list(params.items()), headers, form.encode()
         request.signed, request.signature = signed, signature
@@ -2842,7 +2971,8 @@ class Phone:
 
     def _seconds(self, override: str, default: float, most: float) -> float:
         """Return what the URL's fragment says of a time, or *default*."""
-        return min(int_or(self._overrides.get(override), int(default * 1000)) / 1000, most)
+        found = int_or(self._overrides.get(override), int(default * 1000)) / 1000
+        return min(max(found, 0.1), most)  # Twilio takes no less than 100 ms
 
     def _sent(self, request: Request, deadline: float) -> Response:
         started = time.monotonic()
@@ -2856,7 +2986,7 @@ class Phone:
         else:
             raise TwilioError(11200, f"not in this process: {request.url.partition('?')[0]}")
         answer.seconds = time.monotonic() - started
-        if answer.seconds > read:
+        if self._call is not None and answer.seconds > read:
             raise no_good(answer, 11205, f"the answer took {answer.seconds:.1f} s")
         if len(answer.body) > MAX_TWIML and answer.status < 400:
             raise no_good(answer, 11750)
@@ -2882,7 +3012,7 @@ def request_headers(target: str, signature: str, cookies: str) -> list[tuple[str
     _, credentials, host, _ = split_url(target)
     headers = [("Host", host), ("User-Agent", "TwilioProxy/1.1"), ("Accept", "*/*")]
     if credentials:
-        login = binascii.b2a_base64(credentials.encode(), newline=False).decode()
+        login = binascii.b2a_base64(unquote(credentials).encode(), newline=False).decode()
         headers.append(("Authorization", f"Basic {login}"))
     headers += [("I-Twilio-Idempotency-Token", str(uuid4())), ("X-Home-Region", "us1")]
     headers += [("X-Twilio-Signature", signature)] if signature else []
@@ -2893,11 +3023,17 @@ def request_headers(target: str, signature: str, cookies: str) -> list[tuple[str
 def split_url(url: str) -> tuple[str, str, str, str]:
     """Return the scheme, the credentials, the host with its port, and the rest of *url*."""
     parts = URL_PARTS.fullmatch(url)
-    if not parts or not parts[3]:
+    if not parts or not parts[3] or int((parts[4] or "0")[:6]) > 65535:
         raise TwilioError(11200, f"{url!r} is not a URL")
     scheme, credentials, host, port, rest = parts.groups(default="")
     rest = rest if rest.startswith("/") else "/" + rest
     return scheme.lower(), credentials, host + (":" + port if port else ""), rest
+
+
+def name_and_port(scheme: str, host: str) -> tuple[str, str]:
+    """Return the two parts of *host*; the port is the scheme's own where there is none."""
+    name, _, port = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "")
+    return name.strip("[]"), port or {"https": "443", "http": "80"}[scheme]
 
 
 def whereabouts(webhook: str | WSGIApplication, public_url: str | None) -> tuple[str, str, str]:
@@ -2910,7 +3046,7 @@ def whereabouts(webhook: str | WSGIApplication, public_url: str | None) -> tuple
         checked_url(public_url)
         public, own_path = [re.split("[?#]", url)[0] for url in (public_url, path)]
         return public.rstrip("/").removesuffix(own_path), local, path
-    own = webhook._public_url if isinstance(webhook, App) else None
+    own = webhook.public_url if isinstance(webhook, App) else None
     if own and begins(public_url or own, own):
         path = (public_url or own)[len(own) :]
     else:
@@ -2922,12 +3058,20 @@ def whereabouts(webhook: str | WSGIApplication, public_url: str | None) -> tuple
 
 
 def checked_url(url: str) -> tuple[str, str, str, str]:
+    """Return what `split_url` does, and the fragment; raise ValueError for what is no URL."""
     try:
         scheme, credentials, host, path = split_url(url.partition("#")[0])
     except TwilioError:
         raise ValueError(f"{url!r} is not a URL like https://abc.example/sms") from None
+    if " " in url or not url.isprintable():
+        raise ValueError(f"{url!r} has a character that no URL has")
     fragment = url.partition("#")[2]
-    return scheme, credentials, host, f"{path}#{fragment}" if fragment else path
+    return scheme, credentials, host, escaped(f"{path}#{fragment}" if fragment else path)
+
+
+def escaped(url: str) -> str:
+    """Return *url* with what no request line can carry escaped: nothing of it becomes a header."""
+    return re.sub("[^!-~]", lambda found: quote(found[0], errors="replace"), url)
 
 
 def absolute(base: str, reference: str) -> str:
@@ -2939,8 +3083,7 @@ def absolute(base: str, reference: str) -> str:
         url = ""
     if not URL_PARTS.fullmatch(url):
         raise TwilioError(11200, f"{reference!r} leads nowhere")
-    # What no request line can carry is escaped: nothing of it becomes a header.
-    return re.sub("[^!-~]", lambda found: quote(found[0], errors="replace"), url)
+    return escaped(url)
 
 
 def int_or(text: str | None, default: int) -> int:
@@ -2974,7 +3117,7 @@ def message_params(
         params[f"MediaContentType{index}"] = content_type
     params.update(To=to if to.startswith(channel) else channel + to, From=number)
     params.update(MessageSid=sid, AccountSid=ACCOUNT, ApiVersion="2010-04-01")
-    params.update({name: value for name, value in more.items() if value is not None})
+    params.update({name: str(value) for name, value in more.items() if value is not None})
     return {name: value for name, value in params.items() if more.get(name, "") is not None}
 
 
@@ -2984,16 +3127,25 @@ def typed_media(media: Iterable[Any]) -> list[tuple[str, str]]:
 
     media = [media] if isinstance(media, str) else media
     pairs = [
-        one if isinstance(one, tuple) else (one, mimetypes.guess_type(one)[0]) for one in media
+        one if isinstance(one, tuple) else (one, mimetypes.guess_type(re.split("[?#]", one)[0])[0])
+        for one in media
     ]
     return [(url, content_type or "image/jpeg") for url, content_type in pairs]
 
 
+# GSM 03.38: the alphabet of 7 bits, all of ASCII but the backtick in it, and what takes two.
+GSM_7 = re.compile(r"[\n\r -_a-~£¥èéùìòÇØøÅåΔΦΓΛΩΠΨΣΘΞÆæßÉ¤¡ÄÖÑÜ§¿äöñüà€]*")
+GSM_TWICE = "^{}\\[~]|€"
+
+
 def segments(body: str, pictures: int) -> str:
     """Return in how many pieces a text goes over the air; of a picture message, its pictures."""
+    text = xml_text(body)
     # GSM 03.40: 160 characters of 7 bits, or 70 of UCS-2; a header takes some off each piece.
-    alone, joined = (160, 153) if body.isascii() else (70, 67)
-    units = utf16_units(xml_text(body))
+    if GSM_7.fullmatch(text):
+        alone, joined, units = 160, 153, len(text) + sum(map(text.count, GSM_TWICE))
+    else:
+        alone, joined, units = 70, 67, utf16_units(text)
     return str(pictures or (1 if units <= alone else -(-units // joined)))
 
 
@@ -3085,7 +3237,10 @@ def message_of(verb: ElementTree.Element, url: str, params: Mapping[str, str]) -
 
 
 class Jar:
-    """The cookies that Twilio keeps for a pair of numbers, as RFC 6265 has browsers do it."""
+    """The cookies that Twilio keeps for a pair of numbers, much as RFC 6265 has browsers do it.
+
+    A cookie is for the host that set it (there is no Domain), at the path that it names.
+    """
 
     def __init__(self) -> None:
         self._cookies: dict[tuple[str, str], tuple[str, bool, str, float]] = {}
@@ -3168,11 +3323,11 @@ def connected(url: str, timeout: float) -> Any:
     import socket
 
     scheme, _, host, _ = split_url(url)
-    name, _, port = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "")
+    name, port = name_and_port(scheme, host)
     try:
-        address = (name.strip("[]"), int(port or {"https": 443, "http": 80}[scheme]))
+        address = (name, int(port))
         connection = socket.create_connection(address, timeout)
-    except (OSError, OverflowError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ConnectFailed(f"{host}: {error}") from error
     if scheme == "http":
         return connection
@@ -3240,14 +3395,15 @@ def in_process(call: WSGIApplication, request: Request) -> Response:
 
     scheme, _, host, rest = split_url(request.target)
     path, _, query = rest.partition("?")
+    name, port = name_and_port(scheme, host)
     environ: dict[str, Any] = {
         "REQUEST_METHOD": request.method,
         "SCRIPT_NAME": "",
         "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
         "QUERY_STRING": query,
         "REQUEST_URI": rest,
-        "SERVER_NAME": host.partition(":")[0],
-        "SERVER_PORT": {"https": "443", "http": "80"}[scheme],
+        "SERVER_NAME": name,
+        "SERVER_PORT": port,
         "SERVER_PROTOCOL": "HTTP/1.1",
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scheme,
@@ -3372,9 +3528,6 @@ class PhonePage:
     def _use(self, settings: dict[str, str], token: str | None) -> None:
         """Take another phone, which has no cookies yet; raise ValueError for a bad URL."""
         settings = {"number": PHONE_NUMBER, "to": YOUR_NUMBER, "method": "POST", **settings}
-        for url in (settings["webhook"], settings["public_url"]):
-            if url and (" " in url or not url.isprintable()):
-                raise ValueError(f"{url!r} has a character that no URL has")
         self._phone = Phone(
             settings["webhook"],
             auth_token=token,
@@ -3538,6 +3691,8 @@ def indented(document: bytes) -> str:
     try:
         root = parse_xml(document)
     except TwilioError:
+        return ""
+    if root.find("*/*/*/*") is not None:  # TwiML has three levels, and each one is indented more
         return ""
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode")
@@ -4370,26 +4525,42 @@ def port_number(text: str) -> int:
 
 def run_serve(options: Any, _serve: Callable[[Any], None]) -> int:
     """Serve the handler that was named, or the application, here or in production."""
+    import importlib
+
+    for name in NEEDED_LATER:
+        importlib.import_module(name)
     # What Python compiled it knows by size and second: a file that changes twice in one
     # would be taken for its old self.
     sys.dont_write_bytecode = not options.production
     target = quest if options.handler is None else load_from_here(options.handler)
-    shaping = [name for name in ("path", "public_url", "no_verify") if getattr(options, name)]
+    shaping = [
+        name
+        for name in ("path", "public_url", "no_verify")
+        if getattr(options, name) not in (None, False)
+    ]
     if is_application(target) and shaping:
         option = "--" + shaping[0].replace("_", "-")
         raise UsageError(
             f"{options.handler} is an application: {option} shapes one that is made of a function"
         )
-    if options.path and not callable(target):
+    if options.path is not None and not callable(target):
         raise UsageError(
             f"{options.handler} says itself which paths are answered: leave --path out"
         )
     log_to_terminal(logging.WARNING if options.production else logging.DEBUG)
+    mention_application(options.handler or "", target)
     return (
         serve_in_production(options, target, _serve)
         if options.production
         else serve_here(options, target, _serve)
     )
+
+
+# A handler's file that is named like one of these would stand in for Python's own.
+NEEDED_LATER = (
+    "email.utils", "http.client", "json", "mimetypes", "select", "uuid", "wsgiref.simple_server",
+    "xml.etree.ElementTree",
+)  # fmt: skip
 
 
 def load_from_here(target: str) -> Any:
@@ -4398,13 +4569,26 @@ def load_from_here(target: str) -> Any:
     return load(target)
 
 
+def mention_application(handler: str, target: Any) -> None:
+    """Say so if the module that was named alone has an App too, which is not served."""
+    module = sys.modules.get(os.path.basename(handler).removesuffix(".py"))
+    other = getattr(module, "application", None)
+    if ":" not in handler and isinstance(other, App) and other is not target:
+        log.warning(
+            "%s has an App too, which is not served: name it, %s:application", *[handler] * 2
+        )
+
+
 def make_app(options: Any, target: Any, verify: bool, cache: Cache) -> WSGIApplication:
     """Return an application as it is, and a function, or a dict of them, wrapped in an App."""
     if is_application(target):
         return target
-    path = options.path or PATH
-    if not path.startswith("/"):
-        raise UsageError(f"--path {printable(path)}: a path begins with a slash")
+    path = path_of(options)
+    if not re.fullmatch(PLAIN_PATH, path):
+        raise UsageError(
+            f"--path {printable(path)}: a path begins with one slash, and has no query, no escapes,"
+            " no spaces and no letters beyond a to z"
+        )
     try:
         return App(
             {path: target} if callable(target) else target,
@@ -4414,6 +4598,15 @@ def make_app(options: Any, target: Any, verify: bool, cache: Cache) -> WSGIAppli
         )
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
+
+
+def path_of(options: Any) -> str:
+    return PATH if options.path is None else options.path or "/"
+
+
+def path_served(options: Any, target: Any) -> str:
+    """Return the path that is answered; an empty string where *target* itself says which."""
+    return path_of(options) if callable(target) and not is_application(target) else ""
 
 
 def public_url_of(options: Any) -> str | None:
@@ -4434,19 +4627,24 @@ def serve_here(options: Any, target: Any, _serve: Callable[[Any], None]) -> int:
     app = Reloading(options.handler.partition(":")[0], make) if options.handler else make()
     host, port = options.host or "127.0.0.1", PORT if options.port is None else options.port
     server = listening(lambda: serve_development(app, host, port), host, port)
-    named = "localhost" if host == "127.0.0.1" else f"[{host}]" if ":" in host else host
+    named = "localhost" if host == "127.0.0.1" else in_url(host)
     port = server.server_address[1]
-    path = options.path or PATH if callable(target) and not is_application(target) else ""
+    path = path_served(options, target)
     webhook = f"http://{named}:{port}{path}"
     print(f"Answering at {webhook} (Ctrl-C stops it)", flush=True)
     warn_of_unsigned(target, verify, token)
     if not options.no_phone:
-        phone_beside(options, webhook if path else webhook + PATH)
+        public_url = target.public_url if isinstance(target, App) else public_url_of(options)
+        phone_beside(options.phone_port, webhook if path else webhook + PATH, public_url)
     try:
         _serve(server)
     finally:
         server.server_close()
     return 0
+
+
+def in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def warn_of_unsigned(target: Any, verify: bool, token: str) -> None:
@@ -4458,14 +4656,12 @@ def warn_of_unsigned(target: Any, verify: bool, token: str) -> None:
         log.warning("Unsigned messages are answered, from anybody who reaches this port%s", cure)
 
 
-def phone_beside(options: Any, webhook: str) -> None:
+def phone_beside(port: int, webhook: str, public_url: str | None) -> None:
     """Serve the phone in a thread; a port that is taken is no reason not to serve the rest."""
     try:
-        server = serve_phone(webhook, public_url_of(options), options.phone_port)
+        server = serve_phone(webhook, public_url, port)
     except OSError as error:
-        log.warning(
-            "The phone is not served: port %d: %s", options.phone_port, error.strerror or error
-        )
+        log.warning("The phone is not served: port %d: %s", port, error.strerror or error)
         return
     print(f"Phone at http://localhost:{server.server_address[1]}/", flush=True)
     threading.Thread(target=server.serve_forever, name="smsreply-phone", daemon=True).start()
@@ -4478,6 +4674,8 @@ def serve_in_production(options: Any, target: Any, _serve: Callable[[Any], None]
         raise UsageError(
             "set TWILIO_AUTH_TOKEN to your account's auth token: nobody is answered without"
         )
+    if is_application(app) and not isinstance(app, App):
+        log.warning("%s is not an App: it has to check itself what Twilio signed", options.handler)
     host = options.host or "0.0.0.0"
     try:
         port = options.port
@@ -4494,7 +4692,8 @@ def serve_in_production(options: Any, target: Any, _serve: Callable[[Any], None]
         raise UsageError(
             "waitress is not installed, and --production needs it: python3 -m pip install waitress"
         ) from None
-    print(f"Answering at http://{host}:{server.server_address[1]} (SIGTERM stops it)", flush=True)
+    at = f"http://{in_url(host)}:{server.server_address[1]}{path_served(options, target)}"
+    print(f"Answering at {at} (SIGTERM stops it)", flush=True)
     _serve(server)
     return 0
 
@@ -4551,7 +4750,7 @@ def run_text(options: Any, _serve: Callable[[Any], None]) -> int:
     try:
         phone = Phone(
             options.webhook,
-            public_url=options.public_url,
+            public_url=public_url_of(options),
             number=options.number,
             to=options.to,
             method="GET" if options.get else "POST",
@@ -4588,7 +4787,7 @@ def text_once(phone: Phone, options: Any, body: str, params: dict[str, str]) -> 
 
 def run_phone(options: Any, _serve: Callable[[Any], None]) -> int:
     server = listening(
-        lambda: serve_phone(options.webhook, options.public_url, options.port),
+        lambda: serve_phone(options.webhook, public_url_of(options), options.port),
         "127.0.0.1",
         options.port,
     )
@@ -4602,6 +4801,7 @@ def run_phone(options: Any, _serve: Callable[[Any], None]) -> int:
 
 def run_explain(options: Any, _serve: Callable[[Any], None]) -> int:
     """Print why a signature does not match; return 0 if it does, and 1 if not."""
+    show_all_characters()
     token = os.environ.get("TWILIO_AUTH_TOKEN", "")
     if not token.strip():
         raise UsageError(

@@ -94,19 +94,19 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def wait_for_port(port, process=None, seconds=20):
+def wait_for_port(port, process=None, seconds=20, host="127.0.0.1"):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process is not None and process.poll() is not None:
             raise AssertionError(f"the server ended with {process.returncode}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
             return
         time.sleep(0.05)
     raise AssertionError(f"nothing listens at port {port}")
 
 
 @contextlib.contextmanager
-def running(*command, port, env=None, cwd=None, stop=True):
+def running(*command, port, env=None, cwd=None, host="127.0.0.1"):
     """Run *command*, a server, until the block ends; yield the process, whose output is read."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("TWILIO_", "SMSREPLY_"))}
     environ.update(PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="1", **(env or {}))
@@ -119,7 +119,7 @@ def running(*command, port, env=None, cwd=None, stop=True):
         cwd=cwd,
     )
     try:
-        wait_for_port(port, process)
+        wait_for_port(port, process, host=host)
         yield process
     finally:
         if process.poll() is None:

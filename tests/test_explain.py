@@ -642,3 +642,26 @@ def test_the_command_says_how_it_is_used(explain, argv, token, error):
     status, out, err = explain("--url", URL, *argv, token=token)
     assert (status, out) == (2, "")
     assert err.startswith(f"smsreply: {error}")
+
+
+AGAIN = {
+    "white space at both ends": (URL, with_(Body="hi"), URL, with_(Body=" hi "), "white space at an end of Body"),
+    "host, in capitals": ("https://ABC.example/sms", {}, URL, {}, 'pass public_url="https://abc.example"'),
+    "two slashes within": ("https://abc.example/a/sms", {}, "https://abc.example/a//sms", {}, "has two slashes"),
+    "the + of a number": (URL, with_(From="14017122661"), URL, with_(From="+14017122661"), "the + of a number was lost"),
+    "the path twice": ("https://abc.example/hooks/sms/sms", {}, "https://abc.example/hooks/sms", {}, "the path /sms is in it once: leave it out of public_url"),
+    "two steps twice": ("https://abc.example/x/a/b/a/b", {}, "https://abc.example/x/a/b", {}, "the path /a/b is in it once"),
+    "a stage, and a port": ("https://abc.example:8443/sms", {}, "https://abc.example:8443/api/sms", {}, 'pass public_url="https://abc.example:8443/api"'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_what_people_stumbled_over_is_found(name):
+    seen, fields, signed, signed_fields, advice = AGAIN[name]
+    signature = validator.compute_signature(signed, signed_fields or MESSAGE)
+    assert advice in validator.explain(seen, fields or MESSAGE, signature)
+
+
+def test_a_token_with_a_comma_is_said_to_be_several():
+    found = RequestValidator("old,new").explain(URL, MESSAGE, validator.compute_signature(URL, {}))
+    assert found.startswith("the auth token has a comma in it: give App several of them as a list")

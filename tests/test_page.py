@@ -602,3 +602,9 @@ def test_whatever_can_be_used_has_a_name(user):
     assert {"Text message", "Send", "Conversation", "The fields of the form"} <= set(outside)
     assert "Value of Body" in edit
     assert "Auth token" in settings
+
+
+def test_what_is_deeper_than_twiml_is_not_shown_element_by_element():
+    deep = b"<a>" * 5000 + b"</a>" * 5000
+    assert smsreply.indented(deep) == ""
+    assert smsreply.indented(b"<a><b><c>x</c></b></a>").count("\n") == 4

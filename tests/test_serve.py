@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import os
 import shutil
 import signal
@@ -10,6 +12,7 @@ import socket
 import subprocess
 import threading
 import time
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
@@ -163,7 +166,7 @@ def test_a_file_is_served_and_not_another_of_its_name(bot, tmp_path):
 
 SAID = {
     "nobot": "cannot import nobot: ModuleNotFoundError: No module named 'nobot'",
-    "nobot.py": "cannot import nobot.py: ModuleNotFoundError: No module named 'nobot'",
+    "nobot.py": "there is no file nobot.py",
     "nobot:reply": "cannot import nobot: ModuleNotFoundError: No module named 'nobot'",
     "bot:nothing": "bot has no function nothing",
     "bot:not_a_function": "bot has no function not_a_function",
@@ -176,7 +179,14 @@ SAID = {
     "broken": "cannot import broken: SyntaxError",
     "needs.py": "No module named 'not_installed'",
     ":reply": "cannot import",
-    "bot:reply --path sms": "--path sms: a path begins with a slash",
+    "bot:reply --path sms": "--path sms: a path begins with one slash",
+    "bot:reply --path //sms": "a path begins with one slash",
+    "bot:reply --path /sms?x=1": "and has no query",
+    "bot:reply --path /sms#rc=2": "and has no query",
+    "bot:reply --path /%73ms": "no escapes",
+    "bot:reply --path /é": "no letters beyond a to z",
+    "email.py": "rename it",  # what is needed later
+    "json.py": "rename it",
     "bot:reply --public-url abc.example": "'abc.example' is not like https://abc.example",
     "bot:application --path /sms": "bot:application is an application: --path",
     "bot:application --no-verify": "bot:application is an application: --no-verify",
@@ -195,7 +205,8 @@ def test_what_cannot_be_served_is_one_line_and_no_traceback(bot, tmp_path, argum
     bot("reply = {'/sms': 42}", "mapping.py")
     bot("", "empty.py")
     bot("def reply(message): return 'not the library'", "queue.py")
-    bot("def reply(message): return 'not the library'", "time.py")
+    for name in ("time.py", "email.py", "json.py"):
+        bot("def reply(message): return 'not the library'", name)
     bot("x = 1\nx / 0", "raises.py")
     bot("raise SystemExit(3)", "exits.py")
     bot("def reply(:", "broken.py")
@@ -404,6 +415,121 @@ def test_what_is_in_flight_when_sigterm_comes_is_answered(bot, tmp_path):
         assert server.process.wait(10) == 0
 
 
+@pytest.mark.parametrize("ends", [signal.SIGTERM, signal.SIGINT])
+def test_a_connection_that_is_kept_gets_one_answer_more_when_the_server_ends(bot, tmp_path, ends):
+    bot(SLOW)
+    env = {"TWILIO_AUTH_TOKEN": TOKEN}
+    with serving("bot:reply", "--production", env=env, cwd=tmp_path) as server:
+        kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        for body, after in (("0", "keep-alive"), ("0.5", "close")):
+            form = {**MESSAGE, "Body": body, "MessageSid": f"SM{body}"}
+            headers = {"Content-Type": FORM, "X-Twilio-Signature": signature(server.url, form)}
+            kept.request("POST", "/sms", urlencode(form), headers)
+            if after == "close":
+                time.sleep(0.2)
+                server.process.send_signal(ends)
+            answer = kept.getresponse()
+            assert (answer.status, b"done" in answer.read()) == (200, True)
+            assert answer.will_close == (after == "close")
+        assert server.process.wait(5) == 0
+
+
+def test_a_second_ctrl_c_ends_production_at_once(bot, tmp_path):
+    bot(SLOW)
+    env = {"TWILIO_AUTH_TOKEN": TOKEN}
+    with serving("bot:reply", "--production", env=env, cwd=tmp_path) as server:
+        threading.Thread(target=server.text, args=["10"], kwargs={"auth_token": TOKEN}).start()
+        time.sleep(0.4)
+        server.process.send_signal(signal.SIGINT)
+        time.sleep(0.4)
+        assert server.process.poll() is None
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(5) == 130
+
+
+def test_a_request_of_which_nothing_comes_does_not_hold_up_the_end(bot, tmp_path):
+    bot(SLOW)
+    env = {"TWILIO_AUTH_TOKEN": TOKEN}
+    with (
+        serving("bot:reply", "--production", env=env, cwd=tmp_path) as server,
+        socket.create_connection(("127.0.0.1", server.port), 10) as stalled,
+    ):
+        stalled.sendall(raw({**MESSAGE, "Body": "0"})[:-10])
+        time.sleep(0.2)
+        server.process.terminate()
+        assert server.process.wait(10) == 0
+
+
+def test_where_no_descriptor_is_left_the_server_rests_and_says_so_once_a_second(bot, tmp_path):
+    """A thousand connections, with large bodies: each is one descriptor, and no file."""
+    bot(SLOW)
+    env = {"TWILIO_AUTH_TOKEN": TOKEN}
+    command = ["bash", "-c", 'ulimit -n 130 && exec "$@"', "bash"]
+    port = free_port()
+    command += [PYTHON, SCRIPT, "serve", "bot:reply", "--production", "--port", port]
+    with serving(command=command, port=port, env=env, cwd=tmp_path) as server:
+        with contextlib.ExitStack() as held:
+            for number in range(140):
+                sender = held.enter_context(socket.create_connection(("127.0.0.1", port), 5))
+                if number < 20:
+                    head = raw(line="POST /sms", length=500_000)
+                    sender.sendall(head + b"x" * 400_000)
+            time.sleep(1.5)
+            files = [os.readlink(f.path) for f in os.scandir(f"/proc/{server.process.pid}/fd")]
+            assert not [file for file in files if "/tmp" in file]
+            ticks = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+            assert (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK") < 1.5
+        assert replied(server.text("0", auth_token=TOKEN)) == ["done"]
+        assert len(server.lines) < 10, server.lines
+
+
+def test_the_phone_beside_an_app_signs_for_the_apps_public_url(bot, tmp_path):
+    bot(
+        "import smsreply\napplication = smsreply.App(lambda m: 'hi',"
+        " public_url='https://abc.example', auth_token='12345')"
+    )
+    port, phone = free_port(), free_port()
+    command = [PYTHON, SCRIPT, "serve", "bot:application", "--port", port, "--phone-port", phone]
+    env = {"TWILIO_AUTH_TOKEN": TOKEN}
+    with serving(command=command, port=port, env=env, cwd=tmp_path) as server:
+        server.said("Phone at")
+        page = http.client.HTTPConnection("127.0.0.1", phone, timeout=10)
+        headers = {"Host": f"localhost:{phone}", "Content-Type": "application/json"}
+        page.request("POST", "/text", json.dumps({"body": "Hello"}), headers)
+        assert json.loads(page.getresponse().read())["error"] is None
+
+
+def test_who_names_a_module_alone_is_told_of_its_app(bot, tmp_path):
+    bot(BOT.format(copies=2))
+    with serving("bot.py", cwd=tmp_path) as server:
+        server.said("bot.py has an App too, which is not served: name it, bot.py:application")
+
+
+def test_what_comes_of_an_import_of_everything_is_not_somebodys_bot(bot, tmp_path):
+    bot("from smsreply import *\ndef answer(message): return 'hi'")
+    status, _, [line] = run(SCRIPT, "serve", "bot.py", cwd=tmp_path)
+    assert (status, line) == (2, "smsreply: bot.py has no function reply and no application")
+
+
+def test_production_says_that_another_application_is_not_checked_here(bot, tmp_path):
+    bot("def wsgi(environ, start_response):\n start_response('200 OK', [])\n return [b'']")
+    with serving("bot:wsgi", "--production", cwd=tmp_path) as server:
+        server.said("bot:wsgi is not an App: it has to check itself what Twilio signed")
+
+
+@pytest.mark.parametrize("production", [[], ["--production"]])
+def test_the_address_that_is_printed_can_be_opened(bot, tmp_path, production):
+    bot(BOT.format(copies=2))
+    env = {"TWILIO_AUTH_TOKEN": TOKEN}
+    port = free_port()
+    command = [PYTHON, SCRIPT, "serve", "bot:reply", "--no-phone", "--host", "::1", "--port", port]
+    with running(*command, *production, port=port, host="::1", env=env, cwd=tmp_path) as process:
+        line = process.stdout.readline()
+        assert line.startswith(f"Answering at http://[::1]:{port}/sms ("), line
+        url = line.split()[2]
+        assert replied(smsreply.Phone(url, auth_token=TOKEN).text("Hi")) == ["I am Hi"]
+
+
 # ---------------------------------------------------------------------------- other hosts
 
 
@@ -449,6 +575,7 @@ def test_application_reads_its_environment_at_the_first_request(monkeypatch, bot
     [
         ("SMSREPLY_HANDLER", "nobot:reply", "cannot import nobot: ModuleNotFoundError"),
         ("SMSREPLY_HANDLER", "smsreply:__version__", "smsreply has no function __version__"),
+        ("SMSREPLY_HANDLER", "smsreply:application", "which serves what that names"),
         ("SMSREPLY_PUBLIC_URL", "abc.example", "'abc.example' is not like https://abc.example"),
     ],
 )

@@ -311,8 +311,10 @@ def test_what_is_not_json_is_a_500_and_the_log_names_the_key(caplog, cache, valu
     assert re.search(r"TypeError: session\['basket'\] cannot be kept as JSON: .*" + why, text)
 
 
-def test_a_key_that_is_no_str_is_a_500_and_the_log_names_it(caplog):
-    assert "TypeError: session[7]: in JSON a key is a str" in failed(caplog, {7: "x"})
+def test_a_key_that_is_no_str_is_a_500_and_the_log_names_its_type(caplog):
+    said = failed(caplog, {("+14017122661",): "x"})
+    assert "TypeError: a key of the session is a tuple: in JSON it is a str" in said
+    assert "4017122661" not in said
 
 
 @pytest.mark.parametrize("url", [URL, "http://abc.example/sms"])

@@ -165,8 +165,12 @@ def test_without_a_token_verbose_says_that_nothing_is_signed(serve, text, monkey
     assert not [line for line in lines if "X-Twilio-Signature" in line]
 
 
-def test_the_public_url_is_what_is_signed(serve, text):
-    _, lines, _ = text(serve(sized()), "x", "--verbose", "--public-url", "https://abc.example")
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_the_public_url_is_what_is_signed(serve, text, monkeypatch, by):
+    options = ["--public-url", "https://abc.example"] if by == "option" else []
+    if by == "environment":
+        monkeypatch.setenv("SMSREPLY_PUBLIC_URL", "https://abc.example")
+    _, lines, _ = text(serve(sized()), "x", "--verbose", *options)
     [signed] = [line for line in lines if line.startswith("  signed: ")]
     assert signed.startswith("  signed: https://abc.example/smsAccountSid")
 
