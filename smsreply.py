@@ -254,7 +254,7 @@ class Seldom:
 # ---------------------------------------------------------------------------- 1. Read
 
 # In bytes.  A text is at most 1,600 characters, each of up to 12 bytes as it is percent-
-# encoded; the other fields need some 5 KiB with ten pictures; the rest is for what comes.
+# encoded; the other fields need some 5 KiB with ten pictures; the rest is room for new ones.
 MAX_BODY = 64 * 1024
 MAX_QUERY = 64 * 1024
 # Twilio sends about 25, and some 60 with media; each one costs time to sort and sign.
@@ -400,8 +400,9 @@ def parse_at_once(form: bytes, marks: bytes) -> dict[str, str]:
     """Return what `parse_each` does, at a tenth of the cost; {} where that is not sure.
 
     The whole form is decoded in one go, as quoted-printable, which has ``=2B`` for
-    ``%2B``.  It is sure if each field has one "=", every escape took two bytes off, the
-    U+0000 that stand for marks are all there are, and no name comes twice.
+    ``%2B``: of ``a=%2B+1&b=``, ``a0=2B 10b0`` is made (0 is U+0000), and of that
+    ``a0+ 10b0``.  It is sure if each field has one "=", every escape took two bytes off,
+    the U+0000 that stand for marks are all there are, and no name comes twice.
     """
     if marks != b"=&" * (len(marks) // 2) + b"=":
         return {}
@@ -446,8 +447,8 @@ def server_origin(environ: WSGIEnvironment) -> str:
     scheme = environ["wsgi.url_scheme"]
     host = environ.get("HTTP_HOST")
     if host:
-        # Or the URL would have a path or query of the Host's, and be signed as such, while
-        # those of the request are answered.
+        # Otherwise "Host: abc.example/other?" would put a path of the sender's into the URL
+        # that is checked, while the path of the request is the one that is answered.
         if "/" in host or "?" in host or "#" in host or "@" in host or "\\" in host:
             raise Refused("the Host is more than a host")
     else:
@@ -494,7 +495,7 @@ def signed_string(uri: str, fields: dict[str, str] | Iterable[tuple[str, str]] =
 
 
 class Signer:
-    """A token that signs.  The part of an HMAC that is of the key alone is worked out once."""
+    """A token that signs.  The HMAC is keyed once, and copied for each string."""
 
     def __init__(self, token: bytes) -> None:
         self._begun = {name: hmac.new(token, digestmod=digest) for name, digest in HASHES.items()}
@@ -621,19 +622,19 @@ class RequestValidator:
         return self.matches(uri, signed_string("", to_pairs(params)), signature or "", algorithm)
 
     def matches(
-        self, uri: str, joined: str, signature: str | bytes, algorithm: str | None = None
+        self, uri: str, signed_fields: str, signature: str | bytes, algorithm: str | None = None
     ) -> bool:
-        """Return whether a token signed *uri* in any spelling, and behind it *joined*.
+        """Return whether a token signed *uri*, in any spelling, with *signed_fields* after it.
 
-        *joined* is what `signed_string` makes of the fields.  *uri* has no fragment.
+        *signed_fields* is what `signed_string` makes of the fields.  *uri* has no fragment.
         """
         given = to_bytes(signature)
         algorithm = algorithm.upper() if algorithm else HMAC_SHA1
         if algorithm not in HASHES:
             return False
-        if self._accepts(given, uri + joined, algorithm):  # nearly always
+        if self._accepts(given, uri + signed_fields, algorithm):  # nearly always
             return True
-        return any(self._accepts(given, u + joined, algorithm) for u in other_spellings(uri))
+        return any(self._accepts(given, u + signed_fields, algorithm) for u in other_spellings(uri))
 
     def _accepts(self, signature: bytes, string: str, algorithm: str) -> bool:
         for signer in self._signers:
@@ -682,9 +683,9 @@ class IncomingMessage(dict[str, str]):
     Where a name comes twice, the last value counts.  Twilio adds parameters without
     notice, so look them up by name: ``message.get("ProfileName", "")``.
 
-    *url* is the URL as Twilio requested it, *query* a dict of its query (what somebody
-    added to the webhook's URL, and by GET the message too), and *session* a dict of JSON values, kept for this pair of numbers for up to
-    four hours (see `Sessions`).
+    *url* is the URL as Twilio requested it; *query* a dict of its query (what somebody
+    added to the webhook's URL, and by GET the message too); and *session* a dict of JSON
+    values, kept for this pair of numbers for up to four hours (see `Sessions`).
 
     >>> message = IncomingMessage({"From": "+14017122661", "Body": "Hello", "NumMedia": "0"})
     >>> message.from_, message.body, message.media
@@ -769,7 +770,8 @@ class Sessions:
     MAX_COOKIE = 4096  # bytes, name and attributes included: RFC 6265, section 6.1
 
     def __init__(self, tokens: list[bytes]) -> None:
-        self._signers = [Signer(hmac.digest(t, b"smsreply session", "sha256")) for t in tokens]
+        keys = [hmac.digest(token, b"smsreply session", "sha256") for token in tokens]
+        self._signers = [Signer(key) for key in keys]
 
     def read(self, message: IncomingMessage, cookies: str | None) -> str:
         """Fill in the session of *message*; return its JSON, to tell whether it changed."""
@@ -792,7 +794,8 @@ class Sessions:
         content, _, signature = value.rpartition(".")
         given = to_bytes(signature)
         if not any(
-            [hmac.compare_digest(self._sign(k, content, message), given) for k in self._signers]
+            hmac.compare_digest(self._sign(signer, content, message), given)
+            for signer in self._signers
         ):
             return ""
         # Only what this program wrote comes as far as here, but a newer version may have.
@@ -881,7 +884,7 @@ class RawTwiML(str):
 
 def xml_text(text: str) -> str:
     """Return *text*, as a plain str, without the characters that XML cannot carry."""
-    text = text if type(text) is str else str.__str__(text)
+    text = text if type(text) is str else str.__str__(text)  # lest a subclass say otherwise
     return text if text.isprintable() else NOT_XML.sub("", text)  # printable is always XML
 
 
@@ -1178,7 +1181,8 @@ def split_text(text: str) -> list[str]:
     while utf16_units(text) > MAX_MESSAGE:
         # An emoji of two units that the end falls into goes to the next piece.
         most = text.encode("utf-16-le")[: 2 * MAX_MESSAGE].decode("utf-16-le", "ignore")
-        cut = len(most) - len(re.split(r"\s", most)[-1]) or len(most)
+        word = re.split(r"\s", most)[-1]  # which may go on behind the cut
+        cut = len(most) - len(word) or len(most)  # a word that fills it all is cut itself
         pieces.append(text[:cut])
         text = text[cut:]
     pieces.append(text)
@@ -1263,33 +1267,35 @@ class App:
             handler = self._find(environ)
             fields, query, target = read(environ)  # 1. Read
             url = request_url(environ, target, self.public_url)
-            joined = self._verify(environ, url, fields)  # 2. Verify
+            signed_fields = self._verify(environ, url, fields)  # 2. Verify
             genuine = self.verifies
             message = understand(fields, url, query)  # 3. Understand
             session_json = self._sessions.read(message, environ.get("HTTP_COOKIE"))
-            # 4. Write, 6. Remember
-            answer = self._answer(handler, message, session_json, joined)
+            answer = self._answer(handler, message, session_json, signed_fields)  # 4. Write
             if log.isEnabledFor(logging.DEBUG):
                 show(message, answer)
         except Refused as refused:
             answer = self._refuse(environ, refused, fields, genuine)
-        start_response(answer.status, answer.headers())
+        start_response(answer.status, answer.headers())  # 5. Answer
         return [answer.body]
 
     def _verify(self, environ: WSGIEnvironment, url: str, fields: Fields) -> str:
-        """Return the fields as they are signed; raise `NotSigned` unless Twilio did."""
+        """Return the fields as Twilio signs them; raise `NotSigned` if the signature is not its.
+
+        Where nothing is verified or remembered, an empty string will do.
+        """
         if not self.verifies and self._memory is None:
             return ""
         # Of a GET the fields are in the URL already.
-        joined = signed_string("", fields if environ["REQUEST_METHOD"] == "POST" else ())
+        signed_fields = signed_string("", fields if environ["REQUEST_METHOD"] == "POST" else ())
         if self.verifies:
             validator = self._validator or self._first_request()
             signature = environ.get("HTTP_X_TWILIO_SIGNATURE", "")
             settings = environ.get("HTTP_X_TWILIO_WEBHOOKS_SIGNATURE_SETTINGS")
             algorithm = signature_algorithm(settings) if settings else None
-            if not validator.matches(url, joined, signature, algorithm):
+            if not validator.matches(url, signed_fields, signature, algorithm):
                 raise NotSigned(lambda: why_not_signed(validator, environ, url, fields))
-        return joined
+        return signed_fields
 
     def _first_request(self) -> RequestValidator:
         tokens = self.tokens()
@@ -1309,7 +1315,7 @@ class App:
         return self._auth_token
 
     def _answer(
-        self, handler: Handler, message: IncomingMessage, session_json: str, joined: str
+        self, handler: Handler, message: IncomingMessage, session_json: str, signed_fields: str
     ) -> Answer:
         """Return the answer to *message*: from the cache, later, or from the handler now."""
         if self._memory is None or not message.get("MessageSid"):
@@ -1321,7 +1327,7 @@ class App:
             message.query.pop("smsreply", None)
             message.pop("smsreply", None)
         else:
-            key, round_ = message_key(message.url, joined), 0
+            key, round_ = message_key(message.url, signed_fields), 0
         context = contextvars.copy_context()  # the handler runs in another thread
         answer = self._memory.answer(
             key, round_, lambda: context.run(self._handle, handler, message, session_json)
@@ -1356,7 +1362,7 @@ class App:
         """
         kind = refused.status
         if isinstance(refused, NotSigned) and "HTTP_X_TWILIO_SIGNATURE" in environ:
-            kind += ", signed"  # apart: who signs nothing shall not hide why Twilio's is refused
+            kind += ", signed"  # apart: a flood without signatures must not hide Twilio's own
         more = "" if genuine else self._seldom.admits(kind)
         if more is not None:
             path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
@@ -1381,9 +1387,9 @@ def finder(reply: Handler | Mapping[str, Handler]) -> Callable[[WSGIEnvironment]
     """Return a function from an environ to the handler of its path."""
     if callable(reply):
         return lambda environ: reply
-    if not (hasattr(reply, "items") and all([callable(handler) for handler in reply.values()])):
+    if not (hasattr(reply, "items") and all(callable(handler) for handler in reply.values())):
         raise TypeError("reply is a function, or a dict from paths to functions")
-    if not reply or any([path and not path.startswith("/") for path in reply]):
+    if not reply or any(path and not path.startswith("/") for path in reply):
         raise ValueError(
             f"reply has the paths {list(reply)}: each begins with a slash, and one is needed"
         )
@@ -1415,12 +1421,12 @@ def from_path_on(url: str) -> str:
     return url[url.index("/", url.index("://") + 3) :]
 
 
-def message_key(url: str, joined: str) -> str:
+def message_key(url: str, signed_fields: str) -> str:
     """Return what two deliveries of a message have in common, and no two messages have.
 
     Of the URL only the path and the query: two of our hosts may get the same message.
     """
-    return hashlib.sha256(to_bytes(from_path_on(url) + joined)).hexdigest()
+    return hashlib.sha256(to_bytes(from_path_on(url) + signed_fields)).hexdigest()
 
 
 def show(message: IncomingMessage, answer: Answer) -> None:
@@ -1460,10 +1466,10 @@ class Memory:
     for that one run: in this process by its `Run`, in others by three entries of the
     cache, named by a letter and the message's key:
 
-        a KEY   the answer, kept for an hour.
-        e KEY   how a run ended that is not to be repeated: it failed, or redirects.
-                Who waited gets it; for a new delivery the handler runs again.
-        c KEY   the claim: some process handles the message now.  It is renewed, so that
+        aKEY    the answer, kept for an hour.
+        eKEY    how a run ended that is not to be repeated: it failed, or redirects.  A
+                delivery that waited gets it; for a new one, the handler runs again.
+        cKEY    the claim: some process handles the message now.  It is renewed, so that
                 it ends soon after its process does.
 
     A cache that fails is as good as none: the message is answered all the same.
@@ -1476,9 +1482,9 @@ class Memory:
     CLAIM_AGE = 15
     RENEWAL = 5
     POLL = 0.1
-    SLOW = 0.5  # if a call takes so long to fail,
-    BACK_OFF = 5  # the cache is not asked for so long
-    HANGS = 2  # nor while a call of it has not returned for longer than that
+    SLOW = 0.5  # a call that takes longer to fail has the cache left alone
+    BACK_OFF = 5  # for so long
+    HANGS = 2  # as has one that takes longer to return, until it does
 
     def __init__(self, cache: Cache, patience: float) -> None:
         if not 0 <= patience < 15:
@@ -1518,7 +1524,7 @@ class Memory:
     def _lead(self, key: str, run: Run, waited: bool, deadline: float) -> None:
         """Have *run* end: with what the cache has, by the handler, or by another process.
 
-        Who has *waited* gets what the other's run ended with, be it a failure.
+        A delivery that *waited* gets what the other's run ended with, be it a failure.
         """
         answer = None
         try:
@@ -1572,7 +1578,8 @@ class Memory:
             answer = run.handle()
         finally:
             if answer.status == OK and b"<Redirect" not in answer.body:
-                # Where an answer is kept, this process was paused, and another took over.
+                # An answer is there already if this process stood still for longer than
+                # CLAIM_AGE, and another one took over: then all get that one.
                 if not self._call("add", "a" + key, self.ANSWER_AGE, written("a" + key, answer)):
                     answer = self._get("a" + key) or answer
             else:
@@ -1615,7 +1622,7 @@ class Memory:
                     return
 
     def _claims_any(self) -> bool:
-        return any([run.claimed for run in self._running.copy().values()])
+        return any(run.claimed for run in self._running.copy().values())
 
     def _kept(self, key: str, waited: bool) -> Answer | None:
         return self._get("a" + key) or (self._get("e" + key) if waited else None)
@@ -1640,7 +1647,8 @@ class Memory:
         That is True for ``add``: the message is claimed, and its handler runs.
         """
         asked = time.monotonic()
-        longest = asked - [*self._asked.values(), asked][0]
+        oldest = [*self._asked.values(), asked][0]  # of a copy: other threads change the dict
+        longest = asked - oldest
         if longest > self.HANGS:
             self._complain(f"a call has not returned for {longest:.0f} s: give it a timeout")
             return method == "add" or None
@@ -1831,13 +1839,13 @@ class MemoryCache:
 
 # ------------------------------------------------------------------------- 7. Explain
 
-# What one explanation may try: so many HMACs, of so many characters in all, and then it
-# gives up.  That comes to some 10 ms, and `Seldom` lets one a second begin.
+# One explanation tries at most MAX_TRIES HMACs, of at most MAX_TRIED characters in all.
+# That comes to some 10 ms, and `Seldom` lets one a second begin.
 MAX_TRIES = 1200
 MAX_TRIED = 4 * 1024 * 1024
 MAX_HEADER = 1000  # in characters
 # In characters and in fields, more than Twilio's longest message with ten pictures has.
-# Of a longer request only the URL is tried otherwise.
+# For a longer request, only variants of the URL are tried.
 MAX_CHANGED = 6000
 MAX_CHANGED_FIELDS = 60
 
@@ -1892,7 +1900,7 @@ class Diagnosis:
         self._headers = {name: value for name, value in named.items() if len(value) <= MAX_HEADER}
         self._tokens = tokens
         self._signers = [Signer(token) for token in tokens]
-        uri = sendable(uri)
+        uri = sendable(uri)  # a lone surrogate was never signed
         self._uri, _, self._fragment = uri.partition("#")
         self._parts = URL_PARTS.fullmatch(self._uri)
         self._body = to_bytes(params) if isinstance(params, (str, bytes, bytearray)) else None
@@ -1922,6 +1930,7 @@ class Diagnosis:
         return ""
 
     def _made_by(self, tokens: list[bytes], signature: bytes, algorithm: str) -> bool:
+        """Return whether one of *tokens* signed what came, in any spelling of the URL."""
         return bool(tokens) and RequestValidator(tokens).matches(
             self._uri, self._fields, signature, algorithm
         )
@@ -1965,6 +1974,7 @@ class Diagnosis:
         return ""
 
     def _near_miss(self) -> str:
+        """Return what was signed instead, with its cure, if that is found within the limits."""
         size = len(self._uri) + len(self._fields)
         tries = min(MAX_TRIES, MAX_TRIED // size) // len(self._tokens)
         for guess in itertools.islice(self._guesses(), tries):
@@ -1995,12 +2005,12 @@ class Diagnosis:
             unlike(path, paths(path) if len(path) <= MAX_CHANGED else ()),
             unlike(query + self._fields, self._contents(query)),
         )
-        for part in 0, 1, 2:  # one of them is another
+        for part in 0, 1, 2:  # exchange one
             for other in others[part]:
                 yield (*came[:part], other, *came[part + 1 :])
         for text, advice in rare_forms(self._pairs) if self._short(query) else ():
             yield *came[:2], (query + text, advice)
-        for same in 2, 1, 0:  # one of them is the same: most often the content
+        for same in 2, 1, 0:  # exchange two, and keep one: most often that is the content
             yield from itertools.product(*others[:same], came[same : same + 1], *others[same + 1 :])
 
     def _contents(self, query: str) -> Iterator[tuple[str, str]]:
@@ -2025,6 +2035,7 @@ class Diagnosis:
         return len(query + self._fields) <= MAX_CHANGED and count <= MAX_CHANGED_FIELDS
 
     def _no_idea(self) -> str:
+        """Return what to look at first: most often it is a token or a URL of something else."""
         if any(re.fullmatch(rb"(AC|SK)[0-9a-f]{32}", token) for token in self._tokens):
             return "what is set as the auth token is an SID: the auth token is the secret beside it"
         if any(b"," in token for token in self._tokens):
@@ -2073,7 +2084,10 @@ def credentials(authorization: str) -> str:
 def public_urls(
     came: re.Match[str], headers: Mapping[str, str]
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Yield scheme, host with port, prefix and a remark: what only a proxy has seen."""
+    """Yield scheme, host with port, prefix and a remark: what only a proxy has seen.
+
+    The likeliest first: what headers tell, TLS that ends at a proxy, "www.", a stage.
+    """
     yield from forwarded(came, headers)
     scheme, host, port = came[1].lower(), came[3], came[4]
     other = "http" if scheme == "https" else "https"
@@ -2220,6 +2234,7 @@ def forms(pairs: Pairs) -> Iterator[tuple[str, str]]:
 
 
 def utf_8_again(text: str) -> str:
+    """Return *text* as it was before its UTF-8 was read as Latin-1, if that is what happened."""
     try:
         return text.encode("latin-1").decode()
     except ValueError:
@@ -2370,7 +2385,7 @@ class EnvironmentApp:
 
 
 def from_environment() -> WSGIApplication:
-    # Of what is raised here the host would show the sender what it likes, a traceback say.
+    # What is raised here reaches the host, which might show the sender a traceback.
     try:
         handler = os.environ.get("SMSREPLY_HANDLER")
         target: Any = load(handler) if handler else quest
@@ -2580,7 +2595,8 @@ class Production:
         self._server.pull_trigger()
 
     def _loop(self, timeout: float) -> None:
-        server, before = self._server, -1
+        server = self._server
+        before = -1
         server.asyncore.loop(timeout, server.adj.asyncore_use_poll, server._map, count=1)
         # waitress takes one connection a turn: of a thousand, the last would wait too long.
         while before < len(server.active_channels) and not self._stop and server.readable():
@@ -2808,8 +2824,8 @@ class Phone:
         """Send a message with *body* and *media*; return what became of it.
 
         *media* are URLs, or pairs of a URL and a content type; *from_* and *to* are other
-        numbers than this phone's.  *params* are more of Twilio's parameters, or others of
-        them: ``ProfileName="Ada"``; None leaves one out.
+        numbers than this phone's.  *params* are more of Twilio's parameters, or other values
+        for those above: ``ProfileName="Ada"``; None leaves one out.
         """
         number, to = from_ or self.number, to or self.to
         return self.deliver(message_params(number, to, body, media, params))
@@ -2863,7 +2879,7 @@ class Phone:
         for verb in verbs_of(answer):
             if isinstance(verb, str):
                 sender, number = exchange.params.get("From", ""), exchange.params.get("To", "")
-                self._send(exchange, SentMessage(verb, (), sender, number))
+                self._receive(exchange, SentMessage(verb, (), sender, number))
             elif verb.tag == "Redirect":
                 return (
                     absolute(url, (verb.text or "").strip()),
@@ -2872,7 +2888,7 @@ class Phone:
                 )
             elif verb.tag == "Message":
                 message = message_of(verb, url, exchange.params)
-                self._send(exchange, message)
+                self._receive(exchange, message)
                 if verb.get("action"):
                     status = status_params(message, exchange.params)
                     return (
@@ -2882,7 +2898,8 @@ class Phone:
                     )
         return None
 
-    def _send(self, exchange: Exchange, message: SentMessage) -> None:
+    def _receive(self, exchange: Exchange, message: SentMessage) -> None:
+        """Take a message for somebody, within Twilio's limits."""
         if not (message.body.strip() or message.media):
             raise TwilioError(14103, "neither text nor media")
         if utf16_units(xml_text(message.body)) > MAX_MESSAGE:
@@ -2902,11 +2919,11 @@ class Phone:
         """Make one request, and again if Twilio would; return the answer."""
         deadline = time.monotonic() + self._seconds("tt", self.TIMEOUT, self.TIMEOUT)
         jar = self._jars.setdefault((params.get("From", ""), params.get("To", "")), Jar())
-        request = self._made(url, method, params, jar, signature)
+        request = self._build(url, method, params, jar, signature)
         for left in range(min(int_or(self._overrides.get("rc"), 1), 5), -1, -1):
             exchange.requests.append(request)
             try:
-                answer = self._sent(request, deadline)
+                answer = self._attempt(request, deadline)
             except TwilioError as error:
                 if left and self._repeats("ct" if isinstance(error, ConnectFailed) else "rt"):
                     exchange.requests.pop()  # requests and answers stay in step
@@ -2931,7 +2948,7 @@ class Phone:
         policy = self._overrides.get("rp", "ct").lower().split(",")
         return failure in policy or "all" in policy
 
-    def _made(
+    def _build(
         self, url: str, method: str, params: dict[str, str], jar: Jar, signature: str | None
     ) -> Request:
         """Return the request for *url*, whole and signed."""
@@ -2967,41 +2984,42 @@ class Phone:
 
     def _target(self, url: str) -> str:
         """Return where a request for *url* goes: what stands before the webhook is left out."""
-        return self._local + url[len(self._public) :] if begins(url, self._public) else url
+        return self._local + url[len(self._public) :] if is_below(url, self._public) else url
 
     def _seconds(self, override: str, default: float, most: float) -> float:
         """Return what the URL's fragment says of a time, or *default*."""
         found = int_or(self._overrides.get(override), int(default * 1000)) / 1000
         return min(max(found, 0.1), most)  # Twilio takes no less than 100 ms
 
-    def _sent(self, request: Request, deadline: float) -> Response:
+    def _attempt(self, request: Request, deadline: float) -> Response:
+        """Send *request* once, over the wire or in process, and return what comes back."""
         started = time.monotonic()
         left = max(deadline - started, 0.001)
         connect = self._seconds("ct", self.CONNECT_TIMEOUT, left)
         read = self._seconds("rt", self.TIMEOUT, left)
         if self._call is None:
             answer = over_the_wire(request, connect, read, deadline)
-        elif begins(request.url, self._public):
+        elif is_below(request.url, self._public):
             answer = in_process(self._call, request)
         else:
             raise TwilioError(11200, f"not in this process: {request.url.partition('?')[0]}")
         answer.seconds = time.monotonic() - started
         if self._call is not None and answer.seconds > read:
-            raise no_good(answer, 11205, f"the answer took {answer.seconds:.1f} s")
+            raise error_of(answer, 11205, f"the answer took {answer.seconds:.1f} s")
         if len(answer.body) > MAX_TWIML and answer.status < 400:
-            raise no_good(answer, 11750)
+            raise error_of(answer, 11750)
         return answer
 
 
-def no_good(answer: Response, code: int, detail: str = "") -> TwilioError:
-    """Return the error that *answer* is, which keeps it, to be looked at."""
+def error_of(answer: Response, code: int, detail: str = "") -> TwilioError:
+    """Return the error for *answer*, with the answer attached, if there is any of it."""
     error = TwilioError(code, detail)
-    error.answer = answer or None  # of nothing there is nothing to look at
+    error.answer = answer or None
     return error
 
 
-def begins(url: str, origin: str) -> bool:
-    """Return whether *url* is below *origin*: a name that only begins like its is not."""
+def is_below(url: str, origin: str) -> bool:
+    """Return whether *url* is below *origin*: ``https://abc.example.evil`` is not."""
     return url.startswith(origin) and url[len(origin) : len(origin) + 1] in ("", "/", "?", "#")
 
 
@@ -3047,7 +3065,7 @@ def whereabouts(webhook: str | WSGIApplication, public_url: str | None) -> tuple
         public, own_path = [re.split("[?#]", url)[0] for url in (public_url, path)]
         return public.rstrip("/").removesuffix(own_path), local, path
     own = webhook.public_url if isinstance(webhook, App) else None
-    if own and begins(public_url or own, own):
+    if own and is_below(public_url or own, own):
         path = (public_url or own)[len(own) :]
     else:
         scheme, _, host, path = checked_url(public_url or "https://localhost")
@@ -3075,6 +3093,7 @@ def escaped(url: str) -> str:
 
 
 def absolute(base: str, reference: str) -> str:
+    """Return where *reference* leads from *base* (RFC 3986, section 5); if nowhere, raise 11200."""
     from urllib.parse import urljoin
 
     try:
@@ -3087,6 +3106,7 @@ def absolute(base: str, reference: str) -> str:
 
 
 def int_or(text: str | None, default: int) -> int:
+    """Return *text* as an int, or *default* if it is no short number."""
     return int(text) if text and text.isdecimal() and len(text) < 6 else default
 
 
@@ -3213,7 +3233,7 @@ def parse_xml(document: bytes) -> ElementTree.Element:
     from xml.etree import ElementTree
 
     class NoDoctype(ElementTree.TreeBuilder):
-        """A document type can make a document of a few bytes fill the memory."""
+        """Refuses a document type: by its entities, a few bytes can fill the memory."""
 
         def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
             raise TwilioError(12100, "it has a document type")
@@ -3225,6 +3245,10 @@ def parse_xml(document: bytes) -> ElementTree.Element:
 
 
 def message_of(verb: ElementTree.Element, url: str, params: Mapping[str, str]) -> SentMessage:
+    """Return the message that a <Message> of an answer to *params* is.
+
+    Its text is what stands in it, and then what stands in each <Body>.
+    """
     bodies = [noun.text or "" for noun in verb if noun.tag == "Body"]
     media = [absolute(url, (noun.text or "").strip()) for noun in verb if noun.tag == "Media"]
     if len(media) > 10:
@@ -3258,6 +3282,7 @@ class Jar:
         options = {
             k.strip().lower(): v.strip() for k, _, v in [a.partition("=") for a in attributes]
         }
+        # Twilio keeps none for longer than four hours, whatever its Max-Age is.
         end = min(expiry(options), time.time() + COOKIE_AGE)
         self._cookies[host, name] = (value, "secure" in options, options.get("path", "/"), end)
 
@@ -3297,7 +3322,7 @@ def over_the_wire(request: Request, connect: float, read: float, deadline: float
     """
     import http.client
 
-    connection = connected(request.target, connect)
+    connection = connect_to(request.target, connect)
     with connection:
         recorder = Recorder(connection, min(deadline, time.monotonic() + read))
         try:
@@ -3311,15 +3336,19 @@ def over_the_wire(request: Request, connect: float, read: float, deadline: float
         except (http.client.HTTPException, ValueError) as error:
             if not recorder.seen:
                 raise TwilioError(11205, "the connection was closed without an answer") from error
-            raise no_good(recorder.answer(), 11206, f"{type(error).__name__}: {error}") from error
+            raise error_of(recorder.answer(), 11206, f"{type(error).__name__}: {error}") from error
         except OSError as error:
             late = isinstance(error, TimeoutError) or time.monotonic() >= recorder.deadline
             why = "no whole answer in time" if late else str(error)
-            raise no_good(recorder.answer(), 11205, why) from error
+            raise error_of(recorder.answer(), 11205, why) from error
     return recorder.answer(response.status, response.getheaders(), body)
 
 
-def connected(url: str, timeout: float) -> Any:
+def connect_to(url: str, timeout: float) -> Any:
+    """Return a socket that is connected, TLS included.
+
+    Without a connection it is a `ConnectFailed`, after which Twilio tries again.
+    """
     import socket
 
     scheme, _, host, _ = split_url(url)
@@ -3361,6 +3390,7 @@ class Recorder:
         return answer
 
     def makefile(self, mode: str) -> Any:
+        """Return a file to read from: all that `http.client` asks of a socket."""
         import io
 
         recorder = self
@@ -3375,6 +3405,7 @@ class Recorder:
         return io.BufferedReader(File())
 
     def read_into(self, buffer: Any) -> int:
+        """Read what has come.  It is waited for until the deadline, however slowly it drips."""
         import http.client
 
         left = self.deadline - time.monotonic()
@@ -3416,14 +3447,14 @@ def in_process(call: WSGIApplication, request: Request) -> Response:
     for name, value in request.headers:
         key = name.upper().replace("-", "_")
         environ[key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key] = value
-    status, headers, body = called(call, environ)
+    status, headers, body = call_wsgi(call, environ)
     head = "".join([f"{name}: {value}\r\n" for name, value in headers])
     answer = Response(f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1", "replace") + body)
     answer.status, answer.headers, answer.body = int_or(status[:3], 500), headers, body
     return answer
 
 
-def called(
+def call_wsgi(
     call: WSGIApplication, environ: dict[str, Any]
 ) -> tuple[str, list[tuple[str, str]], bytes]:
     """Call a WSGI callable as a server does, which answers 500 for one that raises.
@@ -3616,7 +3647,8 @@ def check_from_here(environ: WSGIEnvironment) -> None:
 def read_json(environ: WSGIEnvironment) -> dict[str, Any]:
     import json
 
-    # A form can be sent from any page, unasked, with three types: this is none of them.
+    # With a form's three types any page can have a browser send a request, unasked.  For any
+    # other type the browser asks first (Fetch, "CORS-preflight"), and is refused.
     if environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() != "application/json":
         raise NotJSON("the phone reads application/json")
     try:
@@ -4443,6 +4475,7 @@ def main(
 
 
 def command_line() -> Any:
+    """Return the parser of the command line; each command names the function that runs it."""
     import argparse
 
     parser = argparse.ArgumentParser(
@@ -4529,8 +4562,8 @@ def run_serve(options: Any, _serve: Callable[[Any], None]) -> int:
 
     for name in NEEDED_LATER:
         importlib.import_module(name)
-    # What Python compiled it knows by size and second: a file that changes twice in one
-    # would be taken for its old self.
+    # Python knows a compiled file's source by its size and second: of two edits within one
+    # second, the later one would not be seen.
     sys.dont_write_bytecode = not options.production
     target = quest if options.handler is None else load_from_here(options.handler)
     shaping = [
@@ -4564,6 +4597,7 @@ NEEDED_LATER = (
 
 
 def load_from_here(target: str) -> Any:
+    """Return what *target* names, also if it lies in the current folder."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # it is the script's folder that Python put there
     return load(target)
@@ -4711,7 +4745,7 @@ def listening(make: Callable[[], Any], host: str, port: int) -> Any:
 
 
 def show_all_characters() -> None:
-    """Have an emoji end neither a conversation nor a line on a terminal that has none."""
+    """Escape what the terminal cannot show, and replace what it cannot send, instead of failing."""
     import io
 
     streams = (sys.stdin, "replace"), (sys.stdout, "backslashreplace")
@@ -4723,6 +4757,7 @@ def show_all_characters() -> None:
 def log_to_terminal(level: int) -> None:
     """Show what is logged: trouble on stderr, and messages, if *level* is DEBUG, on stdout."""
 
+    # Not a StreamHandler: which stream it is depends on the record.
     class Terminal(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
@@ -4771,6 +4806,7 @@ def run_text(options: Any, _serve: Callable[[Any], None]) -> int:
 
 
 def text_once(phone: Phone, options: Any, body: str, params: dict[str, str]) -> int:
+    """Send one text, print what people would get, and return the exit status."""
     # Not phone.text(): a --param may well be named "body".
     exchange = phone.deliver(message_params(phone.number, phone.to, body, options.media, params))
     if options.verbose:
@@ -4786,6 +4822,7 @@ def text_once(phone: Phone, options: Any, body: str, params: dict[str, str]) -> 
 
 
 def run_phone(options: Any, _serve: Callable[[Any], None]) -> int:
+    """Serve the phone alone, for a webhook that somebody else serves."""
     server = listening(
         lambda: serve_phone(options.webhook, public_url_of(options), options.port),
         "127.0.0.1",

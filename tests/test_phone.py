@@ -354,7 +354,7 @@ def test_an_app_with_a_prefix_accepts_the_phone_and_hears_its_public_url(public_
 
 def test_credentials_in_the_url_are_sent_as_a_header():
     phone = Phone(on_localhost().replace("//", "//Aladdin:open%20sesame@"), auth_token=TOKEN)
-    request = phone._made(phone.url, "POST", {}, smsreply.Jar(), None)
+    request = phone._build(phone.url, "POST", {}, smsreply.Jar(), None)
     # RFC 7617, section 2
     assert ("Authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==") in request.headers
     assert request.url == on_localhost()
@@ -809,7 +809,7 @@ def test_a_connection_that_fails_is_tried_again_unless_the_fragment_says_no(
         tried.append(timeout)
         raise smsreply.ConnectFailed("refused")
 
-    monkeypatch.setattr(smsreply, "connected", connected)
+    monkeypatch.setattr(smsreply, "connect_to", connected)
     exchange = Phone(on_localhost() + overrides).text("hello")
     assert (code(exchange), len(tried)) == (11205, tries)
     assert len(exchange.requests) == 1 and not exchange.answers
@@ -825,7 +825,7 @@ def test_connecting_may_take_five_seconds_or_what_the_fragment_says(
         timeouts.append(timeout)
         raise smsreply.ConnectFailed("refused")
 
-    monkeypatch.setattr(smsreply, "connected", connected)
+    monkeypatch.setattr(smsreply, "connect_to", connected)
     Phone(on_localhost() + overrides).text("hello")
     assert timeouts[0] == pytest.approx(seconds, abs=0.1)
 
