@@ -34,19 +34,29 @@ app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/shop": bot.application})
 """
 
 DJANGO = """
+from django.db import close_old_connections
 from django.http import HttpResponse
 from django.urls import re_path
 from django.views.decorators.csrf import csrf_exempt
 import bot, smsreply
 
-app = smsreply.App(bot.reply, cache=smsreply.MemoryCache())
+def reply(message):
+    close_old_connections()              # this thread is not the request's
+    try:
+        return bot.reply(message)
+    finally:
+        close_old_connections()
+
+app = smsreply.App(reply, cache=smsreply.MemoryCache())
 
 @csrf_exempt
 def sms(request):
     answer = HttpResponse()
 
     def start_response(status, headers, exc_info=None):
-        answer.status_code, answer.headers = int(status[:3]), dict(headers)
+        answer.status_code = int(status[:3])
+        for name, value in headers:
+            answer[name] = value
 
     answer.content = b"".join(app(request.environ, start_response))
     return answer

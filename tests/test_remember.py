@@ -1012,7 +1012,7 @@ def test_many_nodes_many_deliveries_and_no_message_is_handled_twice(threads):
         for sid, answer in batch:
             assert answer.result()[:2] == says(f"{sid} 1")
     assert set(counts.values()) == {1}
-    assert not any([running(app) for app in apps])
+    assert not any(running(app) for app in apps)
 
 
 # ------------------------------------------------------------------------- MemoryCache

@@ -328,7 +328,7 @@ def test_a_cookie_may_have_4096_bytes_with_its_attributes(url):
     # base64 has four characters for three bytes, so this is the last step below the limit.
     assert 4096 - 4 < len(largest) <= 4096
     assert visit(cookie=largest.partition(";")[0], url=url)[0] == {"pad": "x" * (at - 1)}
-    assert all([refused(size) for size in range(at, at + 12)])
+    assert all(refused(size) for size in range(at, at + 12))
 
 
 def test_a_session_over_4_kb_is_a_500_and_the_log_names_what_is_largest(caplog):

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 from conftest import PYTHON, TOKEN, free_port, running
 
-from smsreply import Phone
+import smsreply
+from smsreply import App, Phone
 
 QUEST = "I'm busy questing right now!"
 NUMBER = "+14017122661"
@@ -235,3 +236,40 @@ def test_a_flask_app_is_a_wsgi_callable_and_needs_no_server(tmp_path, monkeypatc
     assert [bodies(phone.text("hello")) for _ in range(2)] == [["1: hello!"], ["2: hello!"]]
     assert bodies(phone.text("hello", From="+15559990000")) == ["1: hello!"]
     assert_refused(Phone(app, auth_token="other").text("hello"), 403)
+
+
+def test_a_flask_view_can_leave_all_of_it_to_an_app():
+    flask = pytest.importorskip("flask")
+    site, answering = flask.Flask("site"), App(lambda message: message.body, auth_token=TOKEN)
+
+    @site.post("/shop/sms")
+    def sms():
+        return flask.Response.from_app(answering, flask.request.environ)
+
+    phone = Phone(site, auth_token=TOKEN, public_url="https://localhost/shop/sms")
+    assert [message.body for message in phone.text("hello").messages] == ["hello"]
+    assert phone.deliver(phone.text("hello").params, signature="").error.code == 11217
+
+
+def test_a_flask_view_that_refuses_is_told_the_cure_by_the_proxys_headers():
+    flask = pytest.importorskip("flask")
+    site, validator, said = flask.Flask("site"), smsreply.RequestValidator(TOKEN), []
+
+    @site.post("/sms")
+    def sms():
+        request = flask.request
+        signature = request.headers.get("X-Twilio-Signature", "")
+        said.append(
+            validator.explain(request.url, request.form, signature, headers=request.headers)
+        )
+        return "", 403
+
+    def behind_a_proxy(environ, start_response):
+        environ.update(HTTP_HOST="10.0.0.7", HTTP_X_FORWARDED_HOST="localhost")
+        environ.update({"wsgi.url_scheme": "http", "HTTP_X_FORWARDED_PROTO": "https"})
+        return site(environ, start_response)
+
+    Phone(behind_a_proxy, auth_token=TOKEN).text("hello")
+    assert said[0].startswith(
+        'signed for https://localhost/sms: pass public_url="https://localhost"'
+    )
