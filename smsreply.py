@@ -443,7 +443,7 @@ def request_url(environ: WSGIEnvironment, target: str, public_url: str | None = 
 
 
 def server_origin(environ: WSGIEnvironment) -> str:
-    """Return the scheme, host and port by which the server was asked, no slash behind."""
+    """Return the scheme, host and port by which the server was asked, with no slash at the end."""
     scheme = environ["wsgi.url_scheme"]
     host = environ.get("HTTP_HOST")
     if host:
@@ -578,10 +578,10 @@ class RequestValidator:
     """
 
     def __init__(self, token: str | bytes | Iterable[str | bytes]) -> None:
-        self._tokens = to_tokens(token)
-        if not self._tokens:
+        self.tokens = to_tokens(token)
+        if not self.tokens:
             raise ValueError("the token is blank: a signature made with it proves nothing")
-        self._signers = [Signer(token) for token in self._tokens]
+        self._signers = [Signer(token) for token in self.tokens]
 
     def compute_signature(self, uri: str, params: Any = None, algorithm: str | None = None) -> str:
         """Return the signature of a request for *uri* with the form fields *params*.
@@ -654,18 +654,8 @@ class RequestValidator:
 
         *headers* are the request's, if you have them: they may tell what a proxy saw.
         """
-        return "\n".join(self.why(uri, params, signature, algorithm, headers or {}))
-
-    def why(
-        self,
-        uri: str,
-        params: Any,
-        signature: str | bytes | None,
-        algorithm: str | None,
-        headers: Mapping[str, str],
-    ) -> tuple[str, str]:
-        """Return what `explain` does in two parts: only the second may name a person."""
-        return Diagnosis(self._tokens, uri, params, signature, algorithm, headers).why()
+        found = Diagnosis(self.tokens, uri, params, signature, algorithm, headers or {})
+        return "\n".join(found.why())
 
 
 def body_hash(uri: str) -> str:
@@ -946,12 +936,12 @@ class TwiML:
         """Let an exception through."""
 
     def append(self, verb: TwiML | str) -> Self:
-        """Put *verb*, an element or a text, behind what is there; return this element."""
+        """Append *verb*, an element or a text; return this element."""
         self.nest(verb)
         return self
 
     def nest(self, verb: Any) -> Any:
-        """Put *verb*, an element or a text, behind what is there; return *verb*."""
+        """Append *verb*, an element or a text; return *verb*."""
         if not isinstance(verb, (TwiML, str)):
             raise TwiMLException(
                 f"only TwiML and str can be put into <{self.name}>, and not a {type(verb).__name__}"
@@ -960,12 +950,12 @@ class TwiML:
         return verb
 
     def comment(self, text: str) -> Self:
-        """Put a comment behind what is there; return this element.  Twilio ignores it."""
+        """Append a comment, which Twilio ignores; return this element."""
         self.nest(Comment(text))
         return self
 
     def add_child(self, name: str, value: Any = None, **attributes: Any) -> TwiML:
-        """Put an element of any *name* behind what is there; return the new element."""
+        """Append an element of any *name*; return the new element."""
         child = TwiML(**attributes)
         child.name = xml_name(name)
         child.value = value
@@ -1050,7 +1040,7 @@ class MessagingResponse(TwiML):
 
         *to* is the sender by default, *from_* the number that got the message.  Twilio
         tells *action* (a URL, requested by *method*) what became of the message, and
-        does what that answers, instead of what stands behind this verb;
+        does what that answers, instead of what follows this verb;
         *status_callback* is its older name.
         """
         attributes.update(to=to, from_=from_, action=action, method=method)
@@ -1108,7 +1098,7 @@ class Media(TwiML):
 
 
 class Redirect(TwiML):
-    """``<Redirect>``: ask *url* instead; what stands behind it is not reached."""
+    """``<Redirect>``: ask *url* instead; what follows it is not reached."""
 
     name = "Redirect"
 
@@ -1165,7 +1155,7 @@ def respond(replies: Iterable[Any]) -> bytes:
 
 
 def split_text(text: str) -> list[str]:
-    """Return *text* in pieces of at most `MAX_MESSAGE` units, cut behind white space.
+    """Return *text* in pieces of at most `MAX_MESSAGE` units, cut after white space.
 
     Together they are the text; only a piece that is all white space is left out, as it
     cannot be sent.
@@ -1181,7 +1171,7 @@ def split_text(text: str) -> list[str]:
     while utf16_units(text) > MAX_MESSAGE:
         # An emoji of two units that the end falls into goes to the next piece.
         most = text.encode("utf-16-le")[: 2 * MAX_MESSAGE].decode("utf-16-le", "ignore")
-        word = re.split(r"\s", most)[-1]  # which may go on behind the cut
+        word = re.split(r"\s", most)[-1]  # which may go on after the cut
         cut = len(most) - len(word) or len(most)  # a word that fills it all is cut itself
         pieces.append(text[:cut])
         text = text[cut:]
@@ -1199,7 +1189,7 @@ def utf16_units(text: str) -> int:
 OK = "200 OK"
 # Signs the sessions of an App that verifies nothing, or has not had a request yet.
 PROCESS_KEY = os.urandom(32)
-# What is put behind the query of the URL that Twilio is told to come back to.
+# What is appended to the query of the URL that Twilio is told to come back to.
 COME_BACK = re.compile(r"[?&]smsreply=([0-9a-f]{64})\.([1-9])\Z")
 
 
@@ -1869,7 +1859,8 @@ def why_not_signed(
         for name, value in environ.items()
         if name.startswith("HTTP_") and isinstance(value, str)
     }
-    why, signed = validator.why(url, fields if post else None, None, None, headers)
+    found = Diagnosis(validator.tokens, url, fields if post else None, None, None, headers)
+    why, signed = found.why()
     log.debug("%s", printable(signed, 20_000))
     return why
 
@@ -1878,7 +1869,7 @@ class Diagnosis:
     """A signature that does not match, and the search for what it was made of.
 
     What is signed has three parts: the base, which is what *public_url* is for; the path;
-    and the content, which is the query with the fields behind it.  For each there is a
+    and the content, which is the query and then the fields.  For each there is a
     list of what it may have been, with advice, and what came is first.  One part is
     exchanged at a time, then two.
     """
@@ -1910,7 +1901,10 @@ class Diagnosis:
         self._fields = signed_string("", self._pairs)
 
     def why(self) -> tuple[str, str]:
-        """Return the reason and its cure, and the string that was to be signed."""
+        """Return the reason and its cure; and the string that was to be signed.
+
+        Only the latter may name a person.
+        """
         why = self._unusable() or self._match() or self._flaw() or self._near_miss()
         url = re.sub("//[^/?#]*@", "//…@", self._uri)
         signed = f"the signature is checked against: {url + self._fields!r}"
@@ -2531,7 +2525,7 @@ class Production:
                     request.headers["CONNECTION"] = "close"
 
             def writable(self) -> bool:
-                """Return whether this server's loop shall send, and not the task's own thread.
+                """Return whether this server's loop is to send, and not the task's own thread.
 
                 While that one sends, poll() would say at once, again and again, that one can:
                 the loop would never rest, and take all the other threads' turns.
@@ -4461,12 +4455,13 @@ def main(
     _serve: Callable[[Any], None] = lambda server: server.serve_forever(),
 ) -> int:
     """Run the command line *argv* and return its exit status; see ``smsreply --help``."""
-    # A bot imports smsreply: it shall get this module, and not a second copy of it.
+    # A bot imports smsreply: it must get this module, and not a second copy of it.
     sys.modules.setdefault("smsreply", sys.modules[__name__])
     arguments = sys.argv[1:] if argv is None else argv
     options = command_line().parse_args(arguments or ["serve"])
+    options.serve = _serve
     try:
-        return int(options.command(options, _serve))
+        return int(options.command(options))
     except UsageError as error:
         print(f"smsreply: {error}", file=sys.stderr)
         return 2
@@ -4509,12 +4504,20 @@ def command_line() -> Any:
     )
     phone_port.add_argument("--no-phone", action="store_true", help="do not serve the phone")
 
-    webhook = f"http://localhost:{PORT}{PATH}"
-    text = commands.add_parser("text", help="send a message as Twilio would, and print the reply")
+    default = f"http://localhost:{PORT}{PATH}"
+    webhook = argparse.ArgumentParser(add_help=False)
+    webhook.add_argument(
+        "--webhook", default=default, help=f"the URL to send messages to ({default})"
+    )
+    webhook.add_argument(
+        "--public-url",
+        help="what the URL is signed for, if that is another ($SMSREPLY_PUBLIC_URL)",
+    )
+    text = commands.add_parser(
+        "text", parents=[webhook], help="send a message as Twilio would, and print the reply"
+    )
     text.set_defaults(command=run_text)
     text.add_argument("body", nargs="?", help="the text; without one, a conversation")
-    text.add_argument("--webhook", default=webhook, help=f"the URL to send it to ({webhook})")
-    text.add_argument("--public-url", help="what the URL is signed for, if that is another")
     text.add_argument("--from", dest="number", default=PHONE_NUMBER, help=f"({PHONE_NUMBER})")
     text.add_argument("--to", default=YOUR_NUMBER, help=f"({YOUR_NUMBER})")
     text.add_argument("--media", action="append", default=[], metavar="URL", help="a picture's URL")
@@ -4524,12 +4527,10 @@ def command_line() -> Any:
     text.add_argument("--get", action="store_true", help="send it by GET")
     text.add_argument("--verbose", action="store_true", help="print both sides of the wire")
 
-    phone = commands.add_parser("phone", help="serve the phone's page, for any webhook")
-    phone.set_defaults(command=run_phone)
-    phone.add_argument(
-        "--webhook", default=webhook, help=f"the URL to send messages to ({webhook})"
+    phone = commands.add_parser(
+        "phone", parents=[webhook], help="serve the phone's page, for any webhook"
     )
-    phone.add_argument("--public-url", help="what the URL is signed for, if that is another")
+    phone.set_defaults(command=run_phone)
     phone.add_argument("--port", type=port_number, default=PHONE_PORT, help=f"({PHONE_PORT})")
 
     explain = commands.add_parser(
@@ -4556,7 +4557,7 @@ def port_number(text: str) -> int:
     return number
 
 
-def run_serve(options: Any, _serve: Callable[[Any], None]) -> int:
+def run_serve(options: Any) -> int:
     """Serve the handler that was named, or the application, here or in production."""
     import importlib
 
@@ -4583,9 +4584,7 @@ def run_serve(options: Any, _serve: Callable[[Any], None]) -> int:
     log_to_terminal(logging.WARNING if options.production else logging.DEBUG)
     mention_application(options.handler or "", target)
     return (
-        serve_in_production(options, target, _serve)
-        if options.production
-        else serve_here(options, target, _serve)
+        serve_in_production(options, target) if options.production else serve_here(options, target)
     )
 
 
@@ -4647,7 +4646,7 @@ def public_url_of(options: Any) -> str | None:
     return options.public_url or os.environ.get("SMSREPLY_PUBLIC_URL")
 
 
-def serve_here(options: Any, target: Any, _serve: Callable[[Any], None]) -> int:
+def serve_here(options: Any, target: Any) -> int:
     """Serve for one developer: on loopback, reloading, and with the phone beside it."""
     token = os.environ.get("TWILIO_AUTH_TOKEN", "").strip()
     verify = bool(token) and not options.no_verify
@@ -4671,7 +4670,7 @@ def serve_here(options: Any, target: Any, _serve: Callable[[Any], None]) -> int:
         public_url = target.public_url if isinstance(target, App) else public_url_of(options)
         phone_beside(options.phone_port, webhook if path else webhook + PATH, public_url)
     try:
-        _serve(server)
+        options.serve(server)
     finally:
         server.server_close()
     return 0
@@ -4701,7 +4700,7 @@ def phone_beside(port: int, webhook: str, public_url: str | None) -> None:
     threading.Thread(target=server.serve_forever, name="smsreply-phone", daemon=True).start()
 
 
-def serve_in_production(options: Any, target: Any, _serve: Callable[[Any], None]) -> int:
+def serve_in_production(options: Any, target: Any) -> int:
     """Serve for everybody, if Twilio's signature can be checked."""
     app = make_app(options, target, not options.no_verify, MemoryCache())
     if isinstance(app, App) and app.verifies and not app.tokens():
@@ -4728,7 +4727,7 @@ def serve_in_production(options: Any, target: Any, _serve: Callable[[Any], None]
         ) from None
     at = f"http://{in_url(host)}:{server.server_address[1]}{path_served(options, target)}"
     print(f"Answering at {at} (SIGTERM stops it)", flush=True)
-    _serve(server)
+    options.serve(server)
     return 0
 
 
@@ -4760,6 +4759,9 @@ def log_to_terminal(level: int) -> None:
     # Not a StreamHandler: which stream it is depends on the record.
     class Terminal(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
+            # waitress has a line for each time that it reaches its limit of connections.
+            if record.name == "waitress" and seldom.admits(str(record.msg)) is None:
+                return
             stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
             try:
                 print(self.format(record), file=stream, flush=True)
@@ -4767,6 +4769,7 @@ def log_to_terminal(level: int) -> None:
                 return  # that the terminal was closed is no reason to answer nobody
 
     show_all_characters()
+    seldom = Seldom()
     terminal = Terminal()
     for name, least in (
         ("smsreply", level),
@@ -4779,7 +4782,7 @@ def log_to_terminal(level: int) -> None:
         logging.getLogger(name).propagate = False
 
 
-def run_text(options: Any, _serve: Callable[[Any], None]) -> int:
+def run_text(options: Any) -> int:
     """Send a message, or each line of standard input; return 0 if all were answered."""
     show_all_characters()
     try:
@@ -4821,7 +4824,7 @@ def text_once(phone: Phone, options: Any, body: str, params: dict[str, str]) -> 
     return 1 if exchange.error else 0
 
 
-def run_phone(options: Any, _serve: Callable[[Any], None]) -> int:
+def run_phone(options: Any) -> int:
     """Serve the phone alone, for a webhook that somebody else serves."""
     server = listening(
         lambda: serve_phone(options.webhook, public_url_of(options), options.port),
@@ -4830,13 +4833,13 @@ def run_phone(options: Any, _serve: Callable[[Any], None]) -> int:
     )
     print(f"Phone at http://localhost:{server.server_address[1]}/ (Ctrl-C stops it)", flush=True)
     try:
-        _serve(server)
+        options.serve(server)
     finally:
         server.server_close()
     return 0
 
 
-def run_explain(options: Any, _serve: Callable[[Any], None]) -> int:
+def run_explain(options: Any) -> int:
     """Print why a signature does not match; return 0 if it does, and 1 if not."""
     show_all_characters()
     token = os.environ.get("TWILIO_AUTH_TOKEN", "")

@@ -502,8 +502,8 @@ def test_a_flood_is_explained_once_a_second(app, caplog, monkeypatch):
     now = [100.0]
     explained = []
     monkeypatch.setattr(smsreply.time, "monotonic", lambda: now[0])
-    why = RequestValidator.why
-    monkeypatch.setattr(RequestValidator, "why", lambda *a: explained.append(1) or why(*a))
+    why = smsreply.Diagnosis.why
+    monkeypatch.setattr(smsreply.Diagnosis, "why", lambda *a: explained.append(1) or why(*a))
     for _ in range(50):
         assert refused(app)[0] == "403 Forbidden"
     assert (len(caplog.messages), len(explained)) == (1, 1)

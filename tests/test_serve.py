@@ -495,7 +495,8 @@ def test_large_bodies_take_no_descriptors_beside_those_of_their_connections(bot,
             files = [os.readlink(f.path) for f in os.scandir(f"/proc/{server.process.pid}/fd")]
             assert not [file for file in files if "/tmp" in file]
         assert replied(server.text("0", auth_token=TOKEN)) == ["done"]
-        assert len(server.lines) < 10, server.lines
+        # That the limit is reached, and that it is no more, waitress says each time.
+        assert max(map(server.lines.count, server.lines)) < 7, server.lines
 
 
 def test_the_phone_beside_an_app_signs_for_the_apps_public_url(bot, tmp_path):
