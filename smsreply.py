@@ -3504,6 +3504,7 @@ class PhonePage:
 
     def __init__(self, webhook: str, public_url: str | None = None) -> None:
         self._use({"webhook": webhook, "public_url": public_url or ""}, None)
+        self._token: str | None = None  # that was typed; without one, TWILIO_AUTH_TOKEN counts
         self._exchanges: list[dict[str, Any]] = []
         self._count = 0
         self._lock = threading.Lock()
@@ -3579,10 +3580,10 @@ class PhonePage:
         chosen = {name: text_in(wanted, name).strip() for name in self._chosen}
         if not (chosen["number"] and chosen["to"] and chosen["method"] in ("GET", "POST")):
             raise Refused("two numbers, and GET or POST, are needed")
-        # A token that is not given is the one there was; the page never had it.
-        token = text_in(wanted, "token").strip() or self._phone.auth_token or None
+        # A token that is not given is the one there was: it goes to no page.
+        self._token = text_in(wanted, "token").strip() or self._token
         try:
-            self._use(chosen, "" if wanted.get("unsigned") else token)
+            self._use(chosen, "" if wanted.get("unsigned") else self._token)
         except ValueError as error:
             raise Refused(str(error)) from error
         return self._state(wanted)

@@ -300,7 +300,8 @@ def test_a_token_can_be_set_and_kept_and_left_out(connected):
     assert first_status(token=TOKEN) == 200
     assert first_status(unsigned=True) == 403
     assert (told(connected)["token"], told(connected)["unsigned"]) == ("", True)
-    assert first_status() == 200  # the environment's again
+    assert first_status() == 200
+    assert told(connected)["token"] == "this page"  # the last one that was given
 
 
 def test_other_numbers_another_method_and_url_are_used(connected):
