@@ -2036,10 +2036,9 @@ class Diagnosis:
             return "the auth token has a comma in it: give App several of them as a list"
         return (
             f"not signed for {self._shown(self._uri)} with {len(self._pairs)} fields, nor for"
-            " anything much like it: is this the URL in Twilio's console? if there it begins"
-            " otherwise, pass what comes before the path above as public_url (scheme, host, and a"
-            " prefix that a proxy strips); and is the auth token the primary one of the account"
-            " that owns the number?"
+            " anything much like it: is this the URL in Twilio's console? If that begins otherwise,"
+            " public_url is what it has before this path. If it is the same, check the token: it is"
+            " the primary one of the number's account"
         )
 
 
@@ -2134,7 +2133,7 @@ def paths(path: str) -> Iterator[tuple[str, str]]:
     for count in range(1, min(len(steps), 10) // 2 + 1):
         if steps[-count:] == steps[-2 * count : -count]:
             twice = printable("/" + "/".join(steps[-count:]), 100)
-            advice = f"the path {twice} is in it once: leave it out of public_url, or of the mount"
+            advice = f"public_url, or the mount, ends with {twice} already: leave it out there"
             yield "/".join(steps[:-count]), advice
     plain = unquote(path)
     for text in (plain, quote(plain, safe=PATH_CHARACTERS), quote(plain)):
@@ -4576,7 +4575,8 @@ def run_serve(options: Any) -> int:
     if is_application(target) and shaping:
         option = "--" + shaping[0].replace("_", "-")
         raise UsageError(
-            f"{options.handler} is an application: {option} shapes one that is made of a function"
+            f"{options.handler} is an application: {option} is for a function or a dict, and an App"
+            " takes such a thing itself"
         )
     if options.path is not None and not callable(target):
         raise UsageError(
@@ -4706,7 +4706,7 @@ def serve_in_production(options: Any, target: Any) -> int:
     app = make_app(options, target, not options.no_verify, MemoryCache())
     if isinstance(app, App) and app.verifies and not app.tokens():
         raise UsageError(
-            "set TWILIO_AUTH_TOKEN to your account's auth token: nobody is answered without"
+            "set TWILIO_AUTH_TOKEN to your account's auth token: without it nobody is answered"
         )
     if is_application(app) and not isinstance(app, App):
         log.warning("%s is not an App: it has to check itself what Twilio signed", options.handler)

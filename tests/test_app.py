@@ -800,10 +800,8 @@ def test_a_flood_of_forgeries_is_logged_once_a_second(caplog, monkeypatch):
     monkeypatch.setattr(smsreply.time, "monotonic", lambda: now[0])
     flooded = app({"/sms": echo})
     explained = []
-    explain = smsreply.RequestValidator.why
-    monkeypatch.setattr(
-        smsreply.RequestValidator, "why", lambda *args: explained.append(1) or explain(*args)
-    )
+    why = smsreply.Diagnosis.why
+    monkeypatch.setattr(smsreply.Diagnosis, "why", lambda *args: explained.append(1) or why(*args))
     for _ in range(50):
         assert status_of(flooded, make_environ(MESSAGE)) == 403
     assert (len(caplog.records), len(explained)) == (1, 1)

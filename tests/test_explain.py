@@ -649,8 +649,8 @@ AGAIN = {
     "host, in capitals": ("https://ABC.example/sms", {}, URL, {}, 'pass public_url="https://abc.example"'),
     "two slashes within": ("https://abc.example/a/sms", {}, "https://abc.example/a//sms", {}, "has two slashes"),
     "the + of a number": (URL, with_(From="14017122661"), URL, with_(From="+14017122661"), "the + of a number was lost"),
-    "the path twice": ("https://abc.example/hooks/sms/sms", {}, "https://abc.example/hooks/sms", {}, "the path /sms is in it once: leave it out of public_url"),
-    "two steps twice": ("https://abc.example/x/a/b/a/b", {}, "https://abc.example/x/a/b", {}, "the path /a/b is in it once"),
+    "the path twice": ("https://abc.example/hooks/sms/sms", {}, "https://abc.example/hooks/sms", {}, "public_url, or the mount, ends with /sms already"),
+    "two steps twice": ("https://abc.example/x/a/b/a/b", {}, "https://abc.example/x/a/b", {}, "ends with /a/b already"),
     "a stage, and a port": ("https://abc.example:8443/sms", {}, "https://abc.example:8443/api/sms", {}, 'pass public_url="https://abc.example:8443/api"'),
 }  # fmt: skip
 
