@@ -129,8 +129,8 @@ class NotFound(Refused):
         self._answered = answered
 
     def reason(self) -> str:
-        paths = ", ".join([printable(path, 100) for path in self._answered])
-        return f"{self}; below the mount these are: {paths}" if paths else str(self)
+        paths = ", ".join([printable(path or "/", 100) for path in self._answered])
+        return f"{self}; answered are, below the mount: {paths}" if paths else str(self)
 
 
 class MethodNotAllowed(Refused):
@@ -194,10 +194,11 @@ def printable(text: str, limit: int = 2000) -> str:
 
 def traceback_text(error: BaseException) -> str:
     """Return the traceback of *error*, each line indented, and escaped."""
+    lines: list[str] = []
     try:
-        lines = list(traceback_lines(error, set()))
+        lines.extend(traceback_lines(error, set()))
     except Exception as broken:  # whatever an exception has of its own may raise another one
-        lines = [f"{type(error).__name__}, of which no more can be told: {type(broken).__name__}"]
+        lines.append(f"{type(error).__name__}: no more can be told: {type(broken).__name__}")
     return "\n".join(["    " + printable(line) for line in lines])
 
 
@@ -834,7 +835,9 @@ def json_of(session: dict[str, Any]) -> str:
 
     for key, value in session.items():
         if not isinstance(key, str):
-            raise TypeError(f"a key of the session is a {type(key).__name__}: in JSON it is a str")
+            raise TypeError(
+                f"a key of the session has the type {type(key).__name__}: in JSON it is a str"
+            )
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -1242,7 +1245,7 @@ class App:
     ) -> None:
         self._find = finder(reply)
         self._auth_token = auth_token if auth_token is None else to_tokens(auth_token)
-        self.verifies = verify is not False  # nor is anything else that is false by accident
+        self.verifies = verify is not False  # only that itself: None or "" may be an accident
         self.public_url = checked_public_url(public_url) if public_url else None
         self._validator: RequestValidator | None = None
         self._sessions = Sessions([PROCESS_KEY])
@@ -1435,8 +1438,8 @@ def come_back(message: IncomingMessage, key: str, round_: int) -> Answer:
         return FAILED
     if POOL.ends:
         log.warning(
-            "message %s: this process ends before its handler does; Twilio is told to come back,"
-            " to another",
+            "message %s: this process is ending, and its handler is not done: Twilio is told to"
+            " come back, which will reach another process",
             printable(message.sid, 64),
         )
     path = from_path_on(message.url)
@@ -1447,6 +1450,9 @@ def come_back(message: IncomingMessage, key: str, round_: int) -> Answer:
 
 
 # ------------------------------------------------------------------------ 6. Remember
+
+
+FORKED = threading.Lock()  # held while the first message in a fork makes its `Memory` anew
 
 
 class Memory:
@@ -1466,7 +1472,7 @@ class Memory:
     """
 
     ROUNDS = 6
-    LONGEST = 14  # patience's, where this process ends, and nobody can come back to it
+    LONGEST = 14  # seconds of patience once the process is ending: nobody can come back to it
     ANSWER_AGE = 3600  # in seconds, as are the others
     END_AGE = 60
     CLAIM_AGE = 15
@@ -1474,25 +1480,27 @@ class Memory:
     POLL = 0.1
     SLOW = 0.5  # a call that takes longer to fail has the cache left alone
     BACK_OFF = 5  # for so long
-    HANGS = 2  # as has one that takes longer to return, until it does
+    HANGS = 2  # and one that has not returned for so long, until it returns
 
     def __init__(self, cache: Cache, patience: float) -> None:
         if not 0 <= patience < 15:
             raise ValueError(f"patience={patience!r}: Twilio waits for 15 s and no longer")
         self._cache = cache
         self._patience = patience
-        self._process = os.getpid()
         self._running: dict[str, Run] = {}
         self._lock = threading.Lock()
         self._renewing = False
         self._resumes = 0.0
         self._asked: dict[int, float] = {}  # since when, by the thread that waits; oldest first
         self._seldom = Seldom()
+        self._process = os.getpid()  # last: whoever sees it sees all of the above
 
     def answer(self, key: str, round_: int, handle: Callable[[], Answer]) -> Answer | None:
         """Return the answer to the message *key*, or None if it takes longer than patience."""
         if self._process != os.getpid():  # a fork, which has none of its parent's threads
-            self.__init__(self._cache, self._patience)  # type: ignore[misc]
+            with FORKED:
+                if self._process != os.getpid():
+                    self.__init__(self._cache, self._patience)  # type: ignore[misc]
         deadline = time.monotonic() + self._patience
         latest = max(deadline, time.monotonic() + self.LONGEST)
         waited = round_ > 0
@@ -1650,7 +1658,7 @@ class Memory:
             if method in ("set", "add"):
                 return getattr(self._cache, method)(key, value, timeout)
             return getattr(self._cache, method)(key)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # by a signal, say, which is to end the process
             raise
         except BaseException as error:  # a Timeout of gevent's, say
             if time.monotonic() - asked > self.SLOW:
@@ -1755,14 +1763,12 @@ class Pool:
     def _serve(self, inbox: Inbox) -> None:
         while True:
             work = inbox.get()
-            # Whatever is raised, be it by what is to log it: or the pool had a thread less.
+            # Whatever is raised, even by the logging itself, must not cost the pool a thread.
             with contextlib.suppress(BaseException):
                 try:
                     work()
                 except BaseException as error:  # what a handler raises to end its thread, say
-                    log.error(
-                        "a handler's thread was to end, and goes on:\n%s", traceback_text(error)
-                    )
+                    log.error("what would end a thread was raised:\n%s", traceback_text(error))
             del work  # and with it the message, until the next one comes
             self._idle.append(inbox)
             if self._waiting:  # read after that: who waits looks once more when it is counted
@@ -2033,7 +2039,7 @@ class Diagnosis:
         if any(re.fullmatch(rb"(AC|SK)[0-9a-f]{32}", token) for token in self._tokens):
             return "what is set as the auth token is an SID: the auth token is the secret beside it"
         if any(b"," in token for token in self._tokens):
-            return "the auth token has a comma in it: give App several of them as a list"
+            return "the auth token has a comma in it: if those are several, pass them as a list"
         return (
             f"not signed for {self._shown(self._uri)} with {len(self._pairs)} fields, nor for"
             " anything much like it: is this the URL in Twilio's console? If that begins otherwise,"
@@ -2133,7 +2139,9 @@ def paths(path: str) -> Iterator[tuple[str, str]]:
     for count in range(1, min(len(steps), 10) // 2 + 1):
         if steps[-count:] == steps[-2 * count : -count]:
             twice = printable("/" + "/".join(steps[-count:]), 100)
-            advice = f"public_url, or the mount, ends with {twice} already: leave it out there"
+            advice = (
+                f"the path {twice} was in it only once: leave it out of public_url, or of the mount"
+            )
             yield "/".join(steps[:-count]), advice
     plain = unquote(path)
     for text in (plain, quote(plain, safe=PATH_CHARACTERS), quote(plain)):
@@ -2520,7 +2528,7 @@ class Production:
 
             def come_to_an_end(self) -> None:
                 """Answer what is here, and then no more on this connection."""
-                for request in self.requests:
+                for request in self.requests[-1:]:  # waitress drops what is after a "close"
                     request.headers["CONNECTION"] = "close"
 
             def writable(self) -> bool:
@@ -2550,7 +2558,7 @@ class Production:
             # App refuses what is too large itself.  waitress would close the connection on
             # bytes unread, which resets it, and the answer may be lost.
             max_request_body_size=8 * MAX_BODY if isinstance(application, App) else 1 << 30,
-            # All of that in memory: a file would take a descriptor more than is counted on.
+            # All that an App is sent stays in memory: a file would take a descriptor more.
             inbuf_overflow=8 * MAX_BODY + 1,
             # App believes no X-Forwarded-* header, and explains with them why it refuses.
             clear_untrusted_proxy_headers=not isinstance(application, App),
@@ -2566,7 +2574,8 @@ class Production:
         import signal
 
         signal.signal(signal.SIGTERM, self.stop)
-        signal.signal(signal.SIGINT, self.stop)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is behind a shell's "&"
+            signal.signal(signal.SIGINT, self.stop)
         while not self._stop:
             self._loop(1)
         # waitress itself would drop what is in flight, and Twilio would have to ask again.
@@ -2583,7 +2592,8 @@ class Production:
     def stop(self, *_: object) -> None:
         import signal
 
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C is at once
+        if signal.getsignal(signal.SIGINT) == self.stop:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C is at once
         self._stop = POOL.ends = True
         self._server.pull_trigger()
 
@@ -2622,7 +2632,7 @@ MAX_CONNECTIONS = 4000
 
 
 def connection_limit() -> int:
-    """Return how many connections this process may have open; have it that many, if it can."""
+    """Return how many connections this process may have, once its limit is raised if it may be."""
     try:
         import resource
     except ImportError:  # there is none on Windows
@@ -3034,7 +3044,7 @@ def request_headers(target: str, signature: str, cookies: str) -> list[tuple[str
 def split_url(url: str) -> tuple[str, str, str, str]:
     """Return the scheme, the credentials, the host with its port, and the rest of *url*."""
     parts = URL_PARTS.fullmatch(url)
-    if not parts or not parts[3] or int((parts[4] or "0")[:6]) > 65535:
+    if not parts or not parts[3] or int((parts[4] or "0").lstrip("0")[:6] or 0) > 65535:
         raise TwilioError(11200, f"{url!r} is not a URL")
     scheme, credentials, host, port, rest = parts.groups(default="")
     rest = rest if rest.startswith("/") else "/" + rest
@@ -3055,7 +3065,7 @@ def whereabouts(webhook: str | WSGIApplication, public_url: str | None) -> tuple
         if not public_url:
             return f"{scheme}://{host}", local, path
         checked_url(public_url)
-        public, own_path = [re.split("[?#]", url)[0] for url in (public_url, path)]
+        public, own_path = [re.split("[?#]", url)[0] for url in (escaped(public_url), path)]
         return public.rstrip("/").removesuffix(own_path), local, path
     own = webhook.public_url if isinstance(webhook, App) else None
     if own and is_below(public_url or own, own):
@@ -3074,7 +3084,8 @@ def checked_url(url: str) -> tuple[str, str, str, str]:
         scheme, credentials, host, path = split_url(url.partition("#")[0])
     except TwilioError:
         raise ValueError(f"{url!r} is not a URL like https://abc.example/sms") from None
-    if " " in url or not url.isprintable():
+    # A host's letters beyond ASCII are xn--… in a URL; a path's are escaped here.
+    if " " in url or not url.isprintable() or not host.isascii():
         raise ValueError(f"{url!r} has a character that no URL has")
     fragment = url.partition("#")[2]
     return scheme, credentials, host, escaped(f"{path}#{fragment}" if fragment else path)
@@ -3146,7 +3157,8 @@ def typed_media(media: Iterable[Any]) -> list[tuple[str, str]]:
     return [(url, content_type or "image/jpeg") for url, content_type in pairs]
 
 
-# GSM 03.38: the alphabet of 7 bits, all of ASCII but the backtick in it, and what takes two.
+# GSM 03.38: its alphabet of 7 bits has all of printable ASCII but the backtick, and the rest
+# here; GSM_TWICE counts double.
 GSM_7 = re.compile(r"[\n\r -_a-~£¥èéùìòÇØøÅåΔΦΓΛΩΠΨΣΘΞÆæßÉ¤¡ÄÖÑÜ§¿äöñüà€]*")
 GSM_TWICE = "^{}\\[~]|€"
 
@@ -4561,17 +4573,17 @@ def run_serve(options: Any) -> int:
     """Serve the handler that was named, or the application, here or in production."""
     import importlib
 
+    named = os.path.basename((options.handler or "").partition(":")[0]).removesuffix(".py")
+    if named in [name.partition(".")[0] for name in NEEDED_LATER]:
+        raise UsageError(f"{printable(options.handler)} has the name of another module: rename it")
     for name in NEEDED_LATER:
         importlib.import_module(name)
     # Python knows a compiled file's source by its size and second: of two edits within one
     # second, the later one would not be seen.
     sys.dont_write_bytecode = not options.production
     target = quest if options.handler is None else load_from_here(options.handler)
-    shaping = [
-        name
-        for name in ("path", "public_url", "no_verify")
-        if getattr(options, name) not in (None, False)
-    ]
+    shaping = ["path"] if options.path is not None else []
+    shaping += [name for name in ("public_url", "no_verify") if getattr(options, name)]
     if is_application(target) and shaping:
         option = "--" + shaping[0].replace("_", "-")
         raise UsageError(
@@ -4620,8 +4632,8 @@ def make_app(options: Any, target: Any, verify: bool, cache: Cache) -> WSGIAppli
     path = path_of(options)
     if not re.fullmatch(PLAIN_PATH, path):
         raise UsageError(
-            f"--path {printable(path)}: a path begins with one slash, and has no query, no escapes,"
-            " no spaces and no letters beyond a to z"
+            f"--path {printable(path)}: a path begins with one slash; after it are letters of ASCII,"
+            " digits, and any of /:@!$&'()*+,;=._~-"
         )
     try:
         return App(

@@ -867,7 +867,7 @@ def test_of_a_path_that_is_not_answered_the_log_has_the_mount_and_those_that_are
     status, _, body = call(app({"/sms": echo, "/status": echo}), environ)
     assert (status, body) == ("404 Not Found", b"no messages are answered at this path\n")
     assert caplog.messages[0].startswith("404 Not Found for POST /bot: no messages are answered")
-    assert caplog.messages[0].endswith("; below the mount these are: /sms, /status")
+    assert caplog.messages[0].endswith("; answered are, below the mount: /sms, /status")
 
 
 @pytest.mark.parametrize("verify", [None, 0, "", [], "no", 1, True])

@@ -649,8 +649,8 @@ AGAIN = {
     "host, in capitals": ("https://ABC.example/sms", {}, URL, {}, 'pass public_url="https://abc.example"'),
     "two slashes within": ("https://abc.example/a/sms", {}, "https://abc.example/a//sms", {}, "has two slashes"),
     "the + of a number": (URL, with_(From="14017122661"), URL, with_(From="+14017122661"), "the + of a number was lost"),
-    "the path twice": ("https://abc.example/hooks/sms/sms", {}, "https://abc.example/hooks/sms", {}, "public_url, or the mount, ends with /sms already"),
-    "two steps twice": ("https://abc.example/x/a/b/a/b", {}, "https://abc.example/x/a/b", {}, "ends with /a/b already"),
+    "the path twice": ("https://abc.example/hooks/sms/sms", {}, "https://abc.example/hooks/sms", {}, "the path /sms was in it only once"),
+    "two steps twice": ("https://abc.example/x/a/b/a/b", {}, "https://abc.example/x/a/b", {}, "the path /a/b was in it only once"),
     "a stage, and a port": ("https://abc.example:8443/sms", {}, "https://abc.example:8443/api/sms", {}, 'pass public_url="https://abc.example:8443/api"'),
 }  # fmt: skip
 
@@ -664,4 +664,6 @@ def test_what_people_stumbled_over_is_found(name):
 
 def test_a_token_with_a_comma_is_said_to_be_several():
     found = RequestValidator("old,new").explain(URL, MESSAGE, validator.compute_signature(URL, {}))
-    assert found.startswith("the auth token has a comma in it: give App several of them as a list")
+    assert found.startswith(
+        "the auth token has a comma in it: if those are several, pass them as a list"
+    )

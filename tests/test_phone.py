@@ -1308,6 +1308,17 @@ def test_what_is_no_webhook_is_refused_at_once(webhook):
         Phone(webhook)
 
 
+def test_a_letter_in_both_urls_is_one_letter():
+    phone = Phone("http://localhost:8767/é", public_url="https://abc.example/é")
+    assert phone.url == "https://abc.example/%C3%A9"
+
+
+@pytest.mark.parametrize("url", ["https://例え.example/sms", "http://127.0.0.1:0122289/"])
+def test_a_host_and_a_port_are_what_a_url_can_have(url):
+    with pytest.raises(ValueError, match="http"):
+        Phone(url)
+
+
 def test_twilio_has_two_methods():
     with pytest.raises(ValueError, match="method='PUT': Twilio sends GET or POST"):
         Phone(any_app(), method="PUT")

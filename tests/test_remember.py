@@ -552,7 +552,7 @@ def test_a_thread_outlives_what_ends_its_work_and_the_log_says_what_did(caplog):
     pool.submit(done.set)
     assert done.wait(5)
     assert caplog.messages[0].startswith(
-        "a handler's thread was to end, and goes on:\n    Traceback (most recent"
+        "what would end a thread was raised:\n    Traceback (most recent"
     )
     assert caplog.messages[0].endswith("\n    SystemExit: enough")
 
@@ -1140,7 +1140,9 @@ def test_where_this_process_ends_a_message_is_waited_for_as_long_as_twilio_waits
     assert not caplog.messages
     assert b"<Redirect" in threads(app_of(slow, patience=0.1)).result(5)[1]
     [line] = caplog.messages
-    assert line.startswith(f"message {MESSAGE['MessageSid']}: this process ends before its handler")
+    assert line.startswith(
+        f"message {MESSAGE['MessageSid']}: this process is ending, and its handler"
+    )
 
 
 class Unruly(Exception):
@@ -1158,7 +1160,9 @@ class Worse(Exception):
 
 
 @pytest.mark.parametrize(
-    "error", [Unruly(None), Unruly(["quota"]), Unruly(5), Worse()], ids=lambda e: type(e).__name__
+    "error",
+    [Unruly(None), Unruly(["quota"]), Unruly(5), Unruly(("a",)), Worse()],
+    ids=lambda e: type(e).__name__,
 )
 def test_no_exception_of_a_handlers_takes_a_thread_from_the_pool(error, monkeypatch, caplog):
     monkeypatch.setattr(smsreply, "POOL", smsreply.Pool(1))
@@ -1166,6 +1170,7 @@ def test_no_exception_of_a_handlers_takes_a_thread_from_the_pool(error, monkeypa
     for run in (1, 2, 3):
         assert deliver(app, MessageSid=f"SM{run}")[:2] == FAILED
         assert f"message SM{run} is not answered: its handler failed" in caplog.text
+        assert "raise then" in caplog.text  # where it was raised
     assert type(error).__name__ in caplog.text
     assert deliver(app, MessageSid="SM4")[:2] == says("run 4")
 
@@ -1213,6 +1218,15 @@ def test_a_fork_answers_though_its_parent_had_messages_before():
         threads = [thread.name for thread in threading.enumerate()].count("smsreply")
         os._exit(0 if answered and threads == 2 else 1)  # one handles, and one renews
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_signal_that_ends_the_process_is_no_failure_of_the_cache():
+    class Ended(MemoryCache):
+        def add(self, key, value, timeout=None):
+            raise SystemExit(7)  # what a signal's handler raises in the midst of a call
+
+    with pytest.raises(SystemExit):
+        deliver(app_of(Bot(), Ended()))
 
 
 def test_whatever_a_cache_raises_counts_as_a_failure(caplog):

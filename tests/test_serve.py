@@ -181,10 +181,10 @@ SAID = {
     ":reply": "cannot import",
     "bot:reply --path sms": "--path sms: a path begins with one slash",
     "bot:reply --path //sms": "a path begins with one slash",
-    "bot:reply --path /sms?x=1": "and has no query",
-    "bot:reply --path /sms#rc=2": "and has no query",
-    "bot:reply --path /%73ms": "no escapes",
-    "bot:reply --path /é": "no letters beyond a to z",
+    "bot:reply --path /sms?x=1": "after it are letters of ASCII",
+    "bot:reply --path /sms#rc=2": "after it are letters of ASCII",
+    "bot:reply --path /%73ms": "after it are letters of ASCII",
+    "bot:reply --path /é": "after it are letters of ASCII",
     "email.py": "rename it",  # what is needed later
     "json.py": "rename it",
     "bot:reply --public-url abc.example": "'abc.example' is not like https://abc.example",
@@ -450,6 +450,46 @@ def test_what_still_comes_on_a_kept_connection_is_answered_and_is_the_last(bot, 
         answer = kept.getresponse()
         assert (answer.status, answer.will_close) == (200, True)
         assert server.process.wait(5) == 0
+
+
+def test_messages_that_came_together_on_a_connection_are_all_answered(bot, tmp_path):
+    bot(SLOW)
+    env = {"TWILIO_AUTH_TOKEN": TOKEN}
+    with (
+        serving("bot:reply", "--production", env=env, cwd=tmp_path) as server,
+        socket.create_connection(("127.0.0.1", server.port), 10) as connection,
+    ):
+        forms = [{**MESSAGE, "Body": "0.4", "MessageSid": f"SM{n}"} for n in range(3)]
+        requests = [raw(form).replace(b"Connection: close\r\n", b"") for form in forms]
+        connection.sendall(b"".join(requests))
+        time.sleep(0.2)
+        server.process.terminate()
+        got = b""
+        while more := connection.recv(65536):
+            got += more
+        assert got.count(b"HTTP/1.1 200 OK") == 3
+        assert server.process.wait(5) == 0
+
+
+def test_a_file_beside_smsreply_with_the_name_of_a_module_is_told_to_be_renamed(tmp_path):
+    script = shutil.copy(SCRIPT, tmp_path)
+    (tmp_path / "json.py").write_text("def reply(message): return 'hi'")
+    status, _, lines = run(script, "serve", "json.py", "--port", 0, "--no-phone", cwd=tmp_path)
+    assert status == 2
+    assert lines == ["smsreply: json.py has the name of another module: rename it"]
+
+
+def test_who_had_ctrl_c_ignored_is_not_ended_by_it(bot, tmp_path):
+    bot(SLOW)
+    port = free_port()
+    command = ["bash", "-c", 'trap "" INT; exec "$@"', "bash"]
+    command += [PYTHON, SCRIPT, "serve", "bot:reply", "--production", "--port", port]
+    with serving(
+        command=command, port=port, env={"TWILIO_AUTH_TOKEN": TOKEN}, cwd=tmp_path
+    ) as server:
+        server.process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert replied(server.text("0", auth_token=TOKEN)) == ["done"]
 
 
 def test_a_second_ctrl_c_ends_production_at_once(bot, tmp_path):

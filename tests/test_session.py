@@ -313,7 +313,7 @@ def test_what_is_not_json_is_a_500_and_the_log_names_the_key(caplog, cache, valu
 
 def test_a_key_that_is_no_str_is_a_500_and_the_log_names_its_type(caplog):
     said = failed(caplog, {("+14017122661",): "x"})
-    assert "TypeError: a key of the session is a tuple: in JSON it is a str" in said
+    assert "TypeError: a key of the session has the type tuple: in JSON it is a str" in said
     assert "4017122661" not in said
 
 
