@@ -524,6 +524,7 @@ def test_large_bodies_take_no_descriptors_beside_those_of_their_connections(bot,
     command = ["bash", "-c", 'ulimit -n 130 && exec "$@"', "bash"]
     port = free_port()
     command += [PYTHON, SCRIPT, "serve", "bot:reply", "--production", "--port", port]
+    started = time.monotonic()
     with serving(command=command, port=port, env=env, cwd=tmp_path) as server:
         with contextlib.ExitStack() as held:
             for number in range(140):
@@ -536,7 +537,8 @@ def test_large_bodies_take_no_descriptors_beside_those_of_their_connections(bot,
             assert not [file for file in files if "/tmp" in file]
         assert replied(server.text("0", auth_token=TOKEN)) == ["done"]
         # That the limit is reached, and that it is no more, waitress says each time.
-        assert max(map(server.lines.count, server.lines)) < 7, server.lines
+        seconds = time.monotonic() - started
+        assert max(map(server.lines.count, server.lines)) <= seconds + 2, server.lines
 
 
 def test_the_phone_beside_an_app_signs_for_the_apps_public_url(bot, tmp_path):
