@@ -1266,7 +1266,7 @@ class App:
             session_json = self._sessions.read(message, environ.get("HTTP_COOKIE"))
             answer = self._answer(handler, message, session_json, signed_fields)  # 4. Write
             if log.isEnabledFor(logging.DEBUG):
-                show(message, answer)
+                log_answer(message, answer)
         except Refused as refused:
             answer = self._refuse(environ, refused, fields, genuine)
         start_response(answer.status, answer.headers())  # 5. Answer
@@ -1422,7 +1422,8 @@ def message_key(url: str, signed_fields: str) -> str:
     return hashlib.sha256(to_bytes(from_path_on(url) + signed_fields)).hexdigest()
 
 
-def show(message: IncomingMessage, answer: Answer) -> None:
+def log_answer(message: IncomingMessage, answer: Answer) -> None:
+    """Log what each delivery is answered with, be it from the cache or a redirect."""
     shown = answer.body.decode("utf-8", "replace").replace(XML_DECLARATION, "").strip()
     log.debug("Answered %s with: %s", printable(message.from_), printable(shown))
 
@@ -2310,17 +2311,20 @@ def load(target: str) -> Any:
     raise UsageError(f"{printable(place)} has no function {' and no '.join(names)}")
 
 
+def module_name(place: str) -> str:
+    return os.path.basename(place)[:-3] if place.endswith(".py") else place
+
+
 def import_module(place: str) -> Any:
     import importlib
 
     file = os.path.abspath(place) if place.endswith(".py") else ""
     if file and not os.path.exists(file):
         raise UsageError(f"there is no file {printable(place)}")
-    name = os.path.basename(file)[:-3] if file else place
     if file and sys.path[0] != os.path.dirname(file):
         sys.path.insert(0, os.path.dirname(file))  # for what the file itself imports, too
     try:
-        module = importlib.import_module(name)
+        module = importlib.import_module(module_name(place))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit too: it is a file of somebody's own
@@ -2424,7 +2428,7 @@ class Reloading:
 
     def __init__(self, place: str, make: Callable[[], WSGIApplication]) -> None:
         self._make = make
-        self._name = os.path.basename(place)[:-3] if place.endswith(".py") else place
+        self._name = module_name(place)
         self._version = (0, 0)
         self._application = make()
         self._file = getattr(sys.modules[self._name], "__file__", None) or ""
@@ -4573,7 +4577,7 @@ def run_serve(options: Any) -> int:
     """Serve the handler that was named, or the application, here or in production."""
     import importlib
 
-    named = os.path.basename((options.handler or "").partition(":")[0]).removesuffix(".py")
+    named = module_name((options.handler or "").partition(":")[0])
     if named in [name.partition(".")[0] for name in NEEDED_LATER]:
         raise UsageError(f"{printable(options.handler)} has the name of another module: rename it")
     for name in NEEDED_LATER:
@@ -4617,8 +4621,7 @@ def load_from_here(target: str) -> Any:
 
 def mention_application(handler: str, target: Any) -> None:
     """Say so if the module that was named alone has an App too, which is not served."""
-    module = sys.modules.get(os.path.basename(handler).removesuffix(".py"))
-    other = getattr(module, "application", None)
+    other = getattr(sys.modules.get(module_name(handler)), "application", None)
     if ":" not in handler and isinstance(other, App) and other is not target:
         log.warning(
             "%s has an App too, which is not served: name it, %s:application", *[handler] * 2

@@ -1239,3 +1239,13 @@ def test_whatever_a_cache_raises_counts_as_a_failure(caplog):
 
     assert deliver(app_of(Bot(), Slow()))[:2] == says("run 1")
     assert "raised Timeout: too late" in caplog.text
+
+
+def test_each_delivery_is_shown_with_its_answer(caplog):
+    caplog.set_level("DEBUG")
+    app = app_of(Bot())
+    for _ in range(2):
+        assert deliver(app)[:2] == says("run 1")
+    shown = [line for line in caplog.messages if line.startswith("Answered ")]
+    number = MESSAGE["From"]
+    assert shown == [f"Answered {number} with: <Response><Message>run 1</Message></Response>"] * 2
