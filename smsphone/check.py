@@ -1,0 +1,179 @@
+"""The exercises of the lesson: run a program, play Twilio, and say what was seen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from smsreply import UsageError, printable
+
+from .phone import Phone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .exchange import Exchange
+
+TOKEN = "12345"
+PUBLIC_URL = "https://abc.example"
+START = 5  # seconds for the program to listen
+
+
+class Program:
+    """A program that serves at a port of its own, and phones to text it with."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}/sms"
+        self.phone = Phone(self.url, auth_token=TOKEN)
+
+    def unsigned(self) -> Phone:
+        return Phone(self.url, auth_token="")
+
+    def forged(self) -> Phone:
+        return Phone(self.url, auth_token="another token")
+
+    def public(self) -> Phone:
+        return Phone(self.url, auth_token=TOKEN, public_url=PUBLIC_URL)
+
+
+def replies(program: Program) -> str:
+    exchange = program.phone.text("Hello")
+    return "" if exchange.messages else f"a text got no reply: {exchange.story()}"
+
+
+def repeats(program: Program) -> str:
+    exchange = program.phone.text("Hello 42")
+    if any("Hello 42" in message.body for message in exchange.messages):
+        return ""
+    return f"the reply should have in it what the person wrote: {exchange.story()}"
+
+
+def escapes(program: Program) -> str:
+    exchange = program.phone.text("<Fish> & chips")
+    texts = [message.body for message in exchange.messages]
+    if any("<Fish> & chips" in text for text in texts):
+        return ""
+    return f"a text with < and & should come back in the reply as it is: {exchange.story()}"
+
+
+def refused(exchange: Exchange, what: str) -> str:
+    answer = exchange.answers[-1]
+    if answer and answer.status == 403:
+        return ""
+    return f"{what} should get 403: {exchange.story()}"
+
+
+def refuses_unsigned(program: Program) -> str:
+    return refused(program.unsigned().text("Hello"), "a request without a signature")
+
+
+def refuses_forged(program: Program) -> str:
+    return refused(program.forged().text("Hello"), "a request that somebody else signed")
+
+
+def public_url(program: Program) -> str:
+    exchange = program.public().text("Hello")
+    if exchange.messages:
+        return ""
+    return f"a request that is signed for PUBLIC_URL should be answered: {exchange.story()}"
+
+
+def answers_once(program: Program) -> str:
+    first = program.phone.text("Hello")
+    again = program.phone.repeat(first)
+    texts = [[message.body for message in exchange.messages] for exchange in (first, again)]
+    if texts[0] and texts[0] == texts[1]:
+        return ""
+    return f"a message that comes twice should get the same reply twice, and not {texts}"
+
+
+def outlives_timeout(program: Program) -> str:
+    exchange = program.phone.text("slow")
+    kinds = [request.kind for request in exchange.requests]
+    if exchange.messages and "redirect" in kinds:
+        return ""
+    return f"a slow reply should come after a <Redirect>: {exchange.story()}"
+
+
+def remembers(program: Program) -> str:
+    program.phone.text("My name is Ada")
+    exchange = program.phone.text("Who am I?")
+    if any("Ada" in message.body for message in exchange.messages):
+        return ""
+    return f"'My name is Ada' and then 'Who am I?' should get a reply with Ada: {exchange.story()}"
+
+
+CHECKS: dict[str, Callable[[Program], str]] = {
+    "replies": replies,
+    "repeats": repeats,
+    "escapes": escapes,
+    "refuses-unsigned": refuses_unsigned,
+    "refuses-forged": refuses_forged,
+    "public-url": public_url,
+    "answers-once": answers_once,
+    "outlives-timeout": outlives_timeout,
+    "remembers": remembers,
+}
+
+
+def check(file: str) -> int:
+    """Play the checks that *file* names in a comment, ``# check: replies, escapes``.
+
+    Print a line for each; return 0 if all of them hold, else 1.
+    """
+    try:
+        with open(file, encoding="utf-8") as source:
+            found = re.search(r"^# check: (.+)$", source.read(), re.M)
+    except OSError as error:
+        raise UsageError(f"cannot read {printable(file)}: {error.strerror}") from error
+    names = [name.strip() for name in found[1].split(",")] if found else []
+    unknown = [name for name in names if name not in CHECKS]
+    if not names or unknown:
+        raise UsageError(
+            f"{printable(file)} needs a comment like '# check: replies, escapes'; there are"
+            f" {', '.join(CHECKS)}"
+        )
+    solved = True
+    for name in names:
+        environment = {"PUBLIC_URL": PUBLIC_URL} if name == "public-url" else {}
+        with running(file, environment) as program:
+            trouble = CHECKS[name](program)
+        solved = solved and not trouble
+        print(f"{name}: {trouble or 'yes'}", flush=True)
+    return 0 if solved else 1
+
+
+@contextlib.contextmanager
+def running(file: str, environment: dict[str, str]) -> Iterator[Program]:
+    """Run *file*, and wait until it listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    known = {name: value for name, value in os.environ.items() if name != "PUBLIC_URL"}
+    path = os.pathsep.join(filter(None, [root, known.get("PYTHONPATH")]))
+    known.update(environment, PORT=str(port), TWILIO_AUTH_TOKEN=TOKEN, PYTHONPATH=path)
+    process = subprocess.Popen([sys.executable, file], env=known, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(port, process, file)
+        yield Program(port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes], file: str) -> None:
+    deadline = time.monotonic() + START
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    ended = process.poll()
+    why = "does not listen" if ended is None else f"ended with status {ended}, and did not listen"
+    raise UsageError(f"{printable(file)} {why} at the port that PORT names ({port})")

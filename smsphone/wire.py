@@ -1,0 +1,68 @@
+"""A request and an answer as values: what was on the wire, and what it means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as Twilio makes it.
+
+    *kind* is ``message``, ``retry``, ``redirect``, ``action``, ``fallback`` or ``status``.
+    Twilio signs *url*, the public one.  The request goes to *target*, which differs if a
+    tunnel or a proxy stands in front of the webhook.  *signed* is the string that *signature*
+    is made of; without a token both are empty.  *at* is when it was sent, by `time.time`.
+    """
+
+    kind: str
+    method: str
+    url: str
+    target: str
+    fields: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    signed: str
+    signature: str
+    wire: bytes
+    at: float
+
+    def __bytes__(self) -> bytes:
+        return self.wire
+
+    def header(self, name: str) -> str:
+        """Return the last header of that *name*, or an empty string."""
+        return last_header(self.headers, name)
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer as it was on the wire, and what it says; *seconds* is how long it took.
+
+    If the answer is not HTTP, or not whole, *status* is 0, and there are no headers.  *log*
+    has the warnings and errors that a webhook in this process logged meanwhile, tracebacks
+    included.
+    """
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    wire: bytes
+    seconds: float = 0.0
+    log: tuple[str, ...] = field(default=())
+
+    def __bytes__(self) -> bytes:
+        return self.wire
+
+    def header(self, name: str) -> str:
+        """Return the last header of that *name*, or an empty string."""
+        return last_header(self.headers, name)
+
+
+def last_header(headers: tuple[tuple[str, str], ...], name: str) -> str:
+    return {key.lower(): value for key, value in headers}.get(name.lower(), "")
+
+
+def utf16_units(text: str) -> int:
+    """Return the length of *text* in UTF-16 units: an emoji, say, has two of them."""
+    return len(text.encode("utf-16-le")) // 2
