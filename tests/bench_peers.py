@@ -1,6 +1,13 @@
 """The peers of tests/bench.py: what each of them answers the same message with."""
 
+import atexit
+import os
+import shutil
+import socket
+import subprocess
 import sys
+import tempfile
+import time
 from functools import partial
 from pathlib import Path
 
@@ -105,8 +112,44 @@ def constant(environ, start_response):
     return [TWIML]
 
 
+def sqlite_cache():
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return smsreply.SQLiteCache(os.path.join(folder, "messages.sqlite"))
+
+
+def redis_cache():
+    from cachelib import RedisCache
+
+    if not shutil.which("redis-server"):
+        raise ImportError("there is no redis-server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    atexit.register(server.kill)
+    time.sleep(1)
+    return RedisCache("127.0.0.1", port)
+
+
+def asgi():
+    """Return the application of examples/hosts/asgi.py, with our handler."""
+    import importlib.util
+
+    path = Path(__file__).resolve().parent.parent / "examples" / "hosts" / "asgi.py"
+    sys.modules["bot"] = type(sys)("bot")
+    sys.modules["bot"].reply = lambda message: "You said " + message["Body"]
+    os.environ["TWILIO_AUTH_TOKEN"] = TOKEN
+    spec = importlib.util.spec_from_file_location("asgi_host", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.application
+
+
 US, RESPONSE, SESSION = "smsreply", "smsreply, a MessagingResponse", "smsreply, a session"
-CACHE, CONSTANT = "smsreply, a cache, new messages", "a constant answer, unchecked"
+CACHE, CONSTANT = "smsreply, MemoryCache, new messages", "a constant answer, unchecked"
+SQLITE, REDIS = "smsreply, SQLiteCache, new messages", "smsreply, Redis, new messages"
+ASGI = "smsreply by the ASGI adapter"
 FLASK, FALCON = "Flask + helper", "Falcon + helper, unchecked"
 STRING, HELPER = "Express, a string, unchecked", "Express + helper"
 PEERS = {
@@ -115,7 +158,9 @@ PEERS = {
     RESPONSE: lambda: ours(a_response),
     SESSION: lambda: ours(counting),
     CACHE: lambda: ours(cache=smsreply.MemoryCache()),
-    "smsreply, a cache, one repeated": lambda: ours(cache=smsreply.MemoryCache()),
+    SQLITE: lambda: ours(cache=sqlite_cache()),
+    REDIS: lambda: ours(cache=redis_cache()),
+    "smsreply, MemoryCache, one repeated": lambda: ours(cache=smsreply.MemoryCache()),
     CONSTANT: lambda: constant,
 }
 for name, make in (("Flask", flask_app), ("Bottle", bottle_app), ("Falcon", falcon_app)):

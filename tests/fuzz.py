@@ -31,6 +31,10 @@ except ImportError:
     atheris = None
 with atheris.instrument_imports(include=["smsreply"]) if atheris else contextlib.nullcontext():
     import smsreply
+try:
+    import smsphone
+except ImportError:  # smsreply alone is fuzzed, too
+    smsphone = None
 from oracles import (
     ANSWERS,
     FORMS,
@@ -212,9 +216,19 @@ def validator(choose):
     )
     algorithm = choose.of([None, "HMAC_SHA256", choose.text()])
     assert not validator.validate(uri, params, signature, algorithm), (uri, params, signature)
+
+
+def explained(choose):
+    """What `smsphone.explain` says: in words, whatever it is given."""
+    uri = choose.edited(choose.edited("https://u:p@abc.example:443/sms?a=b&bodySHA256=x#f"))
+    params = choose.of([None, SMS[:200], {"a": ["b"], choose.text(): choose.text()}, [("a", "b")]])
+    signature = choose.of([sign(TOKENS[0], "x" + choose.text()), choose.text(), None, b"\xff"])
     login, host = "Basic " + latin(choose.text()), latin(choose.text())
     headers = {"X-Forwarded-Host": host, "Authorization": login}
-    LOG.lines += validator.explain(uri, params, signature, algorithm, headers).split("\n")
+    algorithm = choose.of([None, "HMAC_SHA256", choose.text()])
+    said = smsphone.explain(TOKENS, uri, params, signature, algorithm, headers)
+    assert not said.startswith("this cannot be explained"), said
+    LOG.lines += said.split("\n")
     LOG.check()
 
 
@@ -238,8 +252,8 @@ def phone(choose):
         start_response(latin(page["status"]), headers)
         return [as_bytes(page["body"])]
 
-    exchange = smsreply.Phone(webhook, auth_token=TOKENS[0]).text(choose.text(), X=choose.text())
-    assert exchange.error is None or exchange.error.code in smsreply.ERRORS
+    exchange = smsphone.Phone(webhook, auth_token=TOKENS[0]).text(choose.text(), X=choose.text())
+    assert exchange.error is None or exchange.error.code in smsphone.errors.ERRORS
     assert not any(len(message.body) > 1600 for message in exchange.messages)
     LOG.lines += f"{exchange.wire()}\n{exchange.error}\n{exchange!r}".split("\n")
     LOG.check()
@@ -247,7 +261,8 @@ def phone(choose):
 
 # ------------------------------------------------------------------------ command line
 
-ENTRIES = [request] * 12 + [form, form, validator, phone]
+ENTRIES = [request] * 12 + [form, form, validator]
+ENTRIES += [phone, explained] if smsphone else []
 COUNT = 0
 
 
@@ -263,6 +278,8 @@ def main(arguments):
     log.handlers[:], log.propagate = [LOG], False
     log.setLevel(logging.DEBUG)
     smsreply.MAX_TRIES = 50  # of explanations in the log, which here need not be good
+    if smsphone:
+        sys.modules["smsphone.explain"].MAX_TRIES = 50
     files = [Path(argument) for argument in arguments if Path(argument).is_file()]
     for file in files:
         fuzz(file.read_bytes())

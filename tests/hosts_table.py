@@ -1,8 +1,20 @@
-"""The hosts that the tests start: the files and commands are those of the README."""
+"""The hosts that the tests start, with the files of examples/hosts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parent.parent / "examples" / "hosts"
+
+
+def example(name, **changes):
+    """Return a file of examples/hosts, with some of its words changed."""
+    text = (EXAMPLES / name).read_text()
+    for old, new in {"8767": "{port}", "/srv/bot": "{folder}", **changes}.items():
+        text = text.replace(old, new)
+    return text
+
 
 BOT = """
 import time
@@ -11,7 +23,7 @@ import smsreply
 def reply(message):
     time.sleep(float(message.query.get("sleep", 0)))
     message.session["messages"] = count = message.session.get("messages", 0) + 1
-    return f"{message.url} {message.body} {count}"
+    return f"{message.url} {message.body} {count}"[:9000]  # ten messages are the most
 
 paths = {"/sms": reply, "/café a:b@c": reply}
 application = smsreply.App(paths, cache=smsreply.MemoryCache())
@@ -22,46 +34,6 @@ import bot, smsreply
 
 at_shop = {"/shop" + path: reply for path, reply in bot.paths.items()}
 application = smsreply.App(at_shop)
-"""
-
-FLASK = """
-from flask import Flask
-from werkzeug.middleware.dispatcher import DispatcherMiddleware
-import bot
-
-app = Flask(__name__)
-app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/shop": bot.application})
-"""
-
-DJANGO = """
-from django.db import close_old_connections
-from django.http import HttpResponse
-from django.urls import re_path
-from django.views.decorators.csrf import csrf_exempt
-import bot, smsreply
-
-def reply(message):
-    close_old_connections()              # this thread is not the request's
-    try:
-        return bot.reply(message)
-    finally:
-        close_old_connections()
-
-app = smsreply.App(reply, cache=smsreply.MemoryCache())
-
-@csrf_exempt
-def sms(request):
-    answer = HttpResponse()
-
-    def start_response(status, headers, exc_info=None):
-        answer.status_code = int(status[:3])
-        for name, value in headers:
-            answer[name] = value
-
-    answer.content = b"".join(app(request.environ, start_response))
-    return answer
-
-urlpatterns = [re_path("^shop/", sms)]
 """
 
 DJANGO_PROJECT = """
@@ -76,37 +48,6 @@ settings.configure(
 application = get_wsgi_application()
 """
 
-STARLETTE = """
-from a2wsgi import WSGIMiddleware
-from starlette.applications import Starlette
-from starlette.routing import Mount
-import bot
-
-app = Starlette(routes=[Mount("/shop", WSGIMiddleware(bot.application))])
-"""
-
-CHEROOT = """
-from cheroot.wsgi import PathInfoDispatcher
-import bot
-
-application = PathInfoDispatcher({"/shop": bot.application})
-"""
-
-BJOERN = """
-import bjoern
-from bot import application
-
-bjoern.run(application, "127.0.0.1", {port})
-"""
-
-MOD_WSGI = """
-WSGIDaemonProcess sms threads=64 python-path={folder}
-WSGIScriptAlias /shop {folder}/bot.py process-group=sms application-group=%{GLOBAL}
-<Directory {folder}>
-    Require all granted
-</Directory>
-"""
-
 APACHE = """
 LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
 LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
@@ -118,20 +59,6 @@ ServerRoot {folder}
 PidFile {folder}/pid
 ErrorLog {folder}/error.log
 Listen 127.0.0.1:{port}
-"""
-
-STRIPPED = """
-location /shop/ {
-    proxy_pass http://127.0.0.1:{back}/;
-}
-"""
-
-TRUSTED = """
-location /shop/ {
-    proxy_pass http://127.0.0.1:{back};
-    proxy_set_header Host $http_host;
-    proxy_set_header X-Forwarded-Proto $scheme;
-}
 """
 
 NGINX = """
@@ -156,20 +83,10 @@ http {
 }
 """
 
-# What API Gateway knows the function by: the stage, "prod", is not in the event's path.
-LAMBDA = """
-from apig_wsgi import make_lambda_handler
-import paths, smsreply
-
-public_url = "https://abc123.execute-api.eu-west-1.amazonaws.com/prod"
-lambda_handler = make_lambda_handler(smsreply.App(paths.at_shop, public_url=public_url))
-"""
-LAMBDA_2 = """
-from apig_wsgi import make_lambda_handler
-from bot import application
-
-lambda_handler = make_lambda_handler(application)
-"""
+API = "https://abc123.execute-api.eu-west-1.amazonaws.com"
+LAMBDA = example("aws_lambda.py", **{"from bot": "from paths"}).replace(
+    'os.environ.get("SMSREPLY_PUBLIC_URL")', "URL"
+)
 
 
 @dataclass(frozen=True)
@@ -184,7 +101,7 @@ class Host:
     files: dict[str, str] = field(default_factory=dict)
     url: str = "http://127.0.0.1:{port}"
     headers: dict[str, str] = field(default_factory=dict)
-    event: int = 0  # the version of API Gateway's events, if it is called with one
+    event: str = ""  # which event a function is called with, if it is one
     mount: str = "by the host"
     query: int = 200  # to a query as Twilio spells it
     chunked: int | None = 200
@@ -209,9 +126,9 @@ HOSTS = {
         large="App",
     ),
     "waitress-serve, trusted_proxy": Host(
-        "waitress-serve --listen 127.0.0.1:{port} --url-prefix /shop --trusted-proxy 127.0.0.1"
-        " --trusted-proxy-headers 'x-forwarded-proto x-forwarded-host' bot:application",
+        "sh waitress.sh",
         needs=("waitress",),
+        files={"waitress.sh": example("waitress.sh")},
         url="https://abc.example",
         headers={"X-Forwarded-Proto": "https", "X-Forwarded-Host": "abc.example"},
         stop="ends at once",
@@ -222,67 +139,106 @@ HOSTS = {
         longest=414,
     ),
     "gunicorn, gthread": Host(
-        "env SCRIPT_NAME=/shop gunicorn --bind 127.0.0.1:{port} --threads 64 bot:application",
+        "gunicorn --config gunicorn.conf.py bot:application",
         needs=("gunicorn",),
+        files={"gunicorn.conf.py": example("gunicorn.conf.py")},
         longest=414,
     ),
     "uWSGI": Host(
-        "uwsgi --http-socket 127.0.0.1:{port} --master --threads 64 --buffer-size 65535"
-        " --manage-script-name --mount /shop=bot:application"
-        " --hook-master-start 'unix_signal:15 gracefully_kill_them_all'",
+        "uwsgi --ini uwsgi.ini",
         needs=("uwsgi",),
+        files={"uwsgi.ini": example("uwsgi.ini")},
         chunked=411,
     ),
     "mod_wsgi": Host(
         "/usr/sbin/apache2 -f {folder}/apache.conf -D FOREGROUND",
         needs=("/usr/sbin/apache2", "/usr/lib/apache2/modules/mod_wsgi.so"),
-        files={"apache.conf": APACHE + MOD_WSGI},
+        files={"apache.conf": APACHE + example("mod_wsgi.conf")},
         chunked=411,
         stop="ends at once",
         longest=414,
     ),
     "cheroot": Host(
-        "cheroot --bind 127.0.0.1:{port} --threads 64 shop:application",
+        "cheroot --bind 127.0.0.1:{port} --threads 64 cheroot_mounted:application",
         needs=("cheroot",),
-        files={"shop.py": CHEROOT},
+        files={"cheroot_mounted.py": example("cheroot_mounted.py")},
         stop="ends at once",
     ),
     "granian": Host(
-        "granian --interface wsgi --host 127.0.0.1 --port {port} --url-path-prefix /shop"
-        " bot:application",
+        "sh granian.sh",
         needs=("granian",),
+        files={"granian.sh": example("granian.sh")},
     ),
     "bjoern": Host(
         "python3 serve_bjoern.py",
         needs=("bjoern",),
-        files={"serve_bjoern.py": BJOERN.replace("from bot", "from paths")},
+        files={"serve_bjoern.py": example("serve_bjoern.py", **{"from bot": "from paths"})},
         mount="by the path",
         stop="ends at once",
     ),
     "Flask": Host(
-        "gunicorn --bind 127.0.0.1:{port} --threads 64 web:app",
+        "gunicorn --bind 127.0.0.1:{port} --threads 64 flask_mounted:app",
         needs=("gunicorn", "flask"),
-        files={"web.py": FLASK},
+        files={"flask_mounted.py": example("flask_mounted.py")},
         longest=414,
     ),
     "Django": Host(
         "gunicorn --bind 127.0.0.1:{port} --threads 64 project:application",
         needs=("gunicorn", "django"),
-        files={"urls.py": DJANGO, "project.py": DJANGO_PROJECT},
+        files={"urls.py": example("django_urls.py"), "project.py": DJANGO_PROJECT},
+        longest=414,
+    ),
+    "nginx, prefix kept, Django's two workers": Host(
+        "gunicorn --workers 2 --threads 64 --bind 127.0.0.1:{back} project:application\n"
+        "nginx -c {folder}/nginx.conf -p {folder}",
+        needs=("gunicorn", "django", "nginx", "openssl"),
+        files={
+            "urls.py": example("django_urls.py"),
+            "project.py": DJANGO_PROJECT.replace('"*"', '"localhost"'),
+            "nginx.conf": NGINX.replace(
+                "LOCATION", example("nginx_prefix_kept.conf", **{"8767": "{back}"})
+            ),
+        },
+        url=HTTPS,
+        longest=414,
+    ),
+    "nginx, prefix stripped, Django's two workers": Host(
+        "env SMSREPLY_PUBLIC_URL=https://localhost:{port}/shop"
+        " gunicorn --workers 2 --threads 64 --bind 127.0.0.1:{back} project:application\n"
+        "nginx -c {folder}/nginx.conf -p {folder}",
+        needs=("gunicorn", "django", "nginx", "openssl"),
+        files={
+            "urls.py": example("django_urls.py", **{"^shop/": ""}),
+            "project.py": DJANGO_PROJECT.replace('"*"', '"localhost"'),
+            "nginx.conf": NGINX.replace(
+                "LOCATION", example("nginx_prefix_stripped.conf", **{"8767": "{back}"})
+            ),
+        },
+        url=HTTPS,
         longest=414,
     ),
     "Starlette": Host(
-        "uvicorn --port {port} web:app",
+        "uvicorn --port {port} starlette_mounted:app",
         needs=("uvicorn", "starlette", "a2wsgi"),
-        files={"web.py": STARLETTE},
+        files={"starlette_mounted.py": example("starlette_mounted.py")},
         chunked=411,
+    ),
+    "ASGI, without a library": Host(
+        "uvicorn --port {port} asgi:application",
+        needs=("uvicorn",),
+        files={"asgi.py": example("asgi.py", **{"from bot": "from paths"})},
+        mount="by the path",
     ),
     "nginx, public_url": Host(
         "smsreply serve bot:paths --production --host 127.0.0.1 --port {back}"
         " --public-url https://localhost:{port}/shop\n"
         "nginx -c {folder}/nginx.conf -p {folder}",
         needs=("waitress", "nginx", "openssl"),
-        files={"nginx.conf": NGINX.replace("LOCATION", STRIPPED)},
+        files={
+            "nginx.conf": NGINX.replace(
+                "LOCATION", example("nginx_prefix_stripped.conf", **{"8767": "{back}"})
+            )
+        },
         url=HTTPS,
         large="App",
         longest=414,
@@ -292,30 +248,43 @@ HOSTS = {
         " --trusted-proxy-headers x-forwarded-proto bot:application\n"
         "nginx -c {folder}/nginx.conf -p {folder}",
         needs=("waitress", "nginx", "openssl"),
-        files={"nginx.conf": NGINX.replace("LOCATION", TRUSTED)},
+        files={
+            "nginx.conf": NGINX.replace(
+                "LOCATION", example("nginx_prefix_kept.conf", **{"8767": "{back}"})
+            )
+        },
         url=HTTPS,
         stop="ends at once",
         longest=414,
     ),
     "Lambda, v1 (REST API)": Host(
         "",
-        needs=("apig_wsgi",),
-        files={"handler.py": LAMBDA},
-        url="https://abc123.execute-api.eu-west-1.amazonaws.com/prod",
-        event=1,
+        files={"handler.py": LAMBDA.replace("URL", f'"{API}/prod"')},
+        url=f"{API}/prod",
+        event="v1",
         mount="by public_url",
-        query=403,  # the event has it decoded, in no order
+        query=403,  # the event has it decoded, and in no order
         chunked=None,
         longest=None,
         stop=None,
     ),
     "Lambda, v2 (HTTP API)": Host(
         "",
-        needs=("apig_wsgi",),
-        files={"handler.py": LAMBDA_2.replace("from bot", "from paths")},
-        url="https://abc123.execute-api.eu-west-1.amazonaws.com",
-        event=2,
+        files={"handler.py": LAMBDA.replace("URL", "None")},
+        url=API,
+        event="v2",
         mount="by the path",
+        chunked=None,
+        longest=None,
+        stop=None,
+    ),
+    "Lambda, a load balancer": Host(
+        "",
+        files={"handler.py": LAMBDA.replace("URL", "None")},
+        url="https://abc.example",
+        event="elb",
+        mount="by the path",
+        query=403,  # the event has no order of those that come twice
         chunked=None,
         longest=None,
         stop=None,
@@ -365,53 +334,8 @@ def application(environ, start_response):
     return app(environ, start_response)
 """
 
-PROCFILE = """\
-web: smsreply serve bot:reply --production
-"""
-
-UNIT = """\
-[Unit]
-Description=Answer text messages
-After=network.target
-
-[Service]
-WorkingDirectory=/srv/bot
-EnvironmentFile=/etc/smsreply.env
-ExecStart=/srv/bot/venv/bin/smsreply serve bot:reply --production
-DynamicUser=yes
-Restart=always
-TimeoutStopSec=40
-
-[Install]
-WantedBy=multi-user.target
-"""
-
-DOCKERFILE = """\
-FROM python:3-slim
-RUN pip install waitress
-WORKDIR /bot
-COPY smsreply.py bot.py ./
-USER nobody
-CMD ["python3", "smsreply.py", "serve", "bot:reply", "--production"]
-"""
-
 
 def filled_in(text, places):
     for name, value in places.items():
         text = text.replace("{" + name + "}", str(value))
     return text
-
-
-# What the README has of all this, word for word.
-SHOWN = [
-    filled_in(
-        text.replace("localhost:{port}", "abc.example"),
-        {"port": 8767, "back": 8767, "folder": "/srv/bot"},
-    ).strip()
-    for text in (
-        *(FLASK, DJANGO, STARLETTE, CHEROOT, BJOERN, LAMBDA_2),
-        *(MOD_WSGI, STRIPPED, TRUSTED, PROCFILE, UNIT, DOCKERFILE),
-        *(HOSTS[name].commands for name in ("gunicorn, gthread", "uWSGI", "cheroot", "granian")),
-        *(HOSTS[name].commands.splitlines()[0] for name in HOSTS if name.startswith("nginx")),
-    )
-]

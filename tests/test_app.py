@@ -11,6 +11,7 @@ import sys
 
 import pytest
 from conftest import MESSAGE, SID, TOKEN, call, make_environ
+from texter import Texter
 
 import smsreply
 
@@ -81,10 +82,8 @@ def test_the_table_of_answers_is_checked_from_top_to_bottom():
         ({"REQUEST_METHOD": "POST"}, "415 Unsupported Media Type", "the type of a message is " + FORM),
         ({"CONTENT_TYPE": FORM}, "413 Content Too Large", "the query is longer than 65536 bytes"),
         ({"QUERY_STRING": ""}, "400 Bad Request", "the Content-Length is not a number"),
-        ({"CONTENT_LENGTH": "2004"}, "400 Bad Request", "there are over 1000 fields"),
+        ({"CONTENT_LENGTH": "2004"}, "400 Bad Request", "the form has over 1000 fields"),
         (mended({}, {"Body": "raise"}, sign=False), "403 Forbidden", "this was not signed by Twilio"),
-        (mended({}, {"Body": "raise"}), "400 Bad Request", "there is no From"),
-        (mended({}, {"From": "", "Body": "raise"}), "400 Bad Request", "there is no From"),
         (mended({}, {"From": "a", "Body": "raise"}), "500 Internal Server Error", FAILED.decode()[:-1]),
     ]  # fmt: skip
     environ = everything
@@ -140,7 +139,7 @@ def unescaped(fields):
         pytest.param("400 Bad Request", make_environ(b"a=b&" * 1000), app, id="fields"),
         pytest.param("403 Forbidden", make_environ(MESSAGE), app, id="no signature"),
         pytest.param("403 Forbidden", signed(token="other"), app, id="wrong signature"),
-        pytest.param("400 Bad Request", signed({"Body": "a"}), app, id="no From"),
+        pytest.param("400 Bad Request", signed({}), app, id="no field"),
         pytest.param(
             "500 Internal Server Error", signed(), lambda f: app(f, auth_token=""), id="no token"
         ),
@@ -189,10 +188,9 @@ def test_what_is_not_answered_gets_one_short_line_that_twilio_texts_to_nobody(
 def test_what_is_answered_to_a_bad_request_is_what_the_log_says(caplog):
     for environ in (
         make_environ(method="PUT"),
-        signed(CONTENT_TYPE="text/json"),
         make_environ(b"x" * 65537),
         make_environ(b"From=%f"),
-        signed({"Body": "a"}),
+        signed({}),
     ):
         caplog.clear()
         status, _, body = call(app({"/sms": echo}), environ)
@@ -243,7 +241,7 @@ def test_a_function_answers_wherever_the_host_mounts_it(path):
     [None, "bot:reply", 42, {"/sms": "reply"}, {"/sms": None}, {"/sms": echo, "/b": None}, [echo]],
 )
 def test_what_is_no_function_is_refused_at_once(reply):
-    with pytest.raises(TypeError, match="a function, or a dict from paths to functions"):
+    with pytest.raises(TypeError, match="a function, or a mapping from paths to functions"):
         app(reply)
 
 
@@ -314,14 +312,12 @@ def test_what_twilio_signed_is_answered(method):
         assert status_of(app(), signed(fields, method=method)) == 200
 
 
-def test_a_phone_that_knows_the_token_is_answered_and_another_is_not():
+def test_who_knows_the_token_is_answered_and_another_is_not():
     for method in ("GET", "POST"):
-        known = smsreply.Phone(app(), auth_token=TOKEN, method=method).text("hello")
-        assert (known.error, [m.body for m in known.messages]) == (None, ["ok"])
-        unknown = smsreply.Phone(app(), auth_token="other", method=method).text("hello")
-        assert (unknown.error.code, unknown.messages) == (11217, [])
-        assert unknown.answers[0].status == 403
-        assert unknown.answers[0].body == b"this was not signed by Twilio\n"
+        assert Texter(app(), method=method).text().texts == ["ok"]
+        unknown = Texter(app(), token="other", method=method).text()
+        assert (unknown.status, unknown.texts) == (403, [])
+        assert unknown.answers[0] == b"this was not signed by Twilio\n"
 
 
 GENUINE = signature(URL, MESSAGE)
@@ -509,11 +505,11 @@ def endless(message):
         pytest.param(lambda: "no argument", "TypeError", id="takes no message"),
         pytest.param(lambda message: message["NoSuchName"], "KeyError: 'NoSuchName'", id="missing name"),
         *[
-            pytest.param(lambda message, reply=reply: reply, "cannot be a reply: None, a str", id=repr(reply)[:20])
+            pytest.param(lambda message, reply=reply: reply, "cannot be a reply. A handler returns None, a str", id=repr(reply)[:20])
             for reply in (42, 0, False, {}, {"a": 1}, object(), echo, {"a"}, (x for x in "ab"), 1.5, Exception("a"))
         ],
         *[
-            pytest.param(lambda message, reply=reply: [reply], "cannot be a reply: None, a str", id=f"[{reply!r}]"[:20])
+            pytest.param(lambda message, reply=reply: [reply], "cannot be a reply. A handler returns None, a str", id=f"[{reply!r}]"[:20])
             for reply in (42, b"<Response/>", ["a"], smsreply.MessagingResponse(), smsreply.RawTwiML("<Response/>"))
         ],
     ],
@@ -533,13 +529,14 @@ def test_a_handler_that_fails_is_500_and_the_log_says_why(caplog, reply, said, c
     assert said in text
 
 
-def test_the_traceback_is_as_python_prints_it_but_for_the_line_ends_of_the_error(caplog):
+def test_the_traceback_is_as_python_prints_it_behind_a_bar(caplog):
     call(app(raises(ValueError("a\nX"))), signed())
     first, *lines = caplog.messages[0].split("\n")
     assert first == f"message {SID} is not answered: its handler failed"
-    assert lines[0] == "    Traceback (most recent call last):"
-    assert re.fullmatch(r'      File ".*test_app\.py", line \d+, in reply', lines[-3])
-    assert lines[-2:] == ["        raise error", r"    ValueError: a\nX"]
+    assert lines[0] == "    | Traceback (most recent call last):"
+    assert re.fullmatch(r'    \|   File ".*test_app\.py", line \d+, in reply', lines[-4])
+    assert lines[-3:] == ["    |     raise error", "    | ValueError: a", "    | X"]
+    assert all(line.startswith("    | ") for line in lines)
 
 
 def chained(message):
@@ -564,7 +561,7 @@ def test_a_refusal_is_one_line_with_the_path_and_the_messagesid(caplog):
     refuse = app(lambda message: "ok")
     call(refuse, make_environ(MESSAGE))
     call(refuse, make_environ(b"", "DELETE"))
-    why = "the header X-Twilio-Signature is missing or empty: Twilio did not send this, or"
+    why = "there is no X-Twilio-Signature: Twilio did not send this request, or something"
     assert caplog.messages[0].startswith(f"403 Forbidden for POST /sms, message {SID}: {why} ")
     said = "405 Method Not Allowed for DELETE /sms: only GET and POST are answered"
     assert caplog.messages[1] == said
@@ -578,10 +575,10 @@ def test_patience_is_ten_seconds():
 def test_what_led_to_a_failure_is_logged_before_it(caplog):
     call(app(chained), signed())
     lines = caplog.messages[0].split("\n")
-    said = "    The above exception was the direct cause of the following exception:"
-    assert lines.index("    KeyError: 'first'") < lines.index(said)
-    assert lines[-1] == "    ValueError: second"
-    assert lines.count("    Traceback (most recent call last):") == 2
+    said = "    | The above exception was the direct cause of the following exception:"
+    assert lines.index("    | KeyError: 'first'") < lines.index(said)
+    assert lines[-1] == "    | ValueError: second"
+    assert lines.count("    | Traceback (most recent call last):") == 2
 
 
 def test_a_failure_that_led_to_itself_is_logged_once(caplog):
@@ -600,7 +597,6 @@ def test_of_a_thousand_failures_in_a_row_the_last_ones_are_logged(caplog):
 
     assert status_of(app(reply), signed()) == 500
     assert "RecursionError" in caplog.text
-    assert caplog.messages[0].count("Traceback (most recent call last):") == 20
     assert len(caplog.messages[0]) < 100_000
 
 
@@ -623,17 +619,17 @@ def test_each_failure_of_a_group_is_logged(caplog):
     group = ExceptionGroup("two", [ValueError("one"), KeyError("other")])
     call(app(raises(group)), signed())
     assert "ValueError: one" in caplog.messages[0]
-    assert caplog.messages[0].endswith("KeyError: 'other'")
+    assert "KeyError: 'other'" in caplog.messages[0]
 
 
 def test_an_app_goes_on_after_a_failure():
     def reply(message):
         return {"good": "fine"}[message.body]
 
-    phone = smsreply.Phone(app(reply), auth_token=TOKEN)
-    got = [phone.text(body) for body in ("good", "bad", "good")]
-    assert [exchange.error and exchange.error.code for exchange in got] == [None, 11217, None]
-    assert got[2].messages[0].body == "fine"
+    texter = Texter(app(reply))
+    got = [texter.text(body) for body in ("good", "bad", "good")]
+    assert [texted.status for texted in got] == [200, 500, 200]
+    assert got[2].reply == "fine"
 
 
 @pytest.mark.parametrize(("size", "status"), [(65535, 200), (65536, 200), (65537, 500)])
@@ -702,7 +698,7 @@ def test_nothing_that_names_a_person_is_logged_above_debug(caplog, verify):
 
 def test_at_debug_a_message_and_its_answer_are_one_line_each(caplog):
     caplog.set_level(logging.DEBUG)
-    smsreply.Phone(app(), auth_token=TOKEN, number="+14017122661").text("Hello")
+    Texter(app(), number="+14017122661").text("Hello")
     assert [r.getMessage() for r in caplog.records] == [
         "Incoming message from +14017122661: Hello",
         "Answered +14017122661 with: <Response><Message>ok</Message></Response>",
@@ -712,8 +708,8 @@ def test_at_debug_a_message_and_its_answer_are_one_line_each(caplog):
 
 def test_at_debug_a_status_callback_is_no_message(caplog):
     caplog.set_level(logging.DEBUG)
-    phone = smsreply.Phone(app(), auth_token=TOKEN)
-    phone.deliver({"From": "+15558675310", "To": "+14017122661", "MessageStatus": "sent\n"})
+    fields = {"From": "+15558675310", "To": "+14017122661", "MessageStatus": "sent\n"}
+    Texter(app()).send(fields)
     assert caplog.messages[0] == r"Status of the message to +14017122661: sent\n"
 
 
@@ -784,10 +780,9 @@ def test_a_message_that_is_refused_is_named_by_its_sid(caplog, method):
     for environ in (
         signed(method=method),
         signed(method=method, HTTP_X_TWILIO_SIGNATURE=None),
-        signed({**MESSAGE, "From": ""}, method=method, token="a secret token"),
     ):
         caplog.clear()
-        assert status_of(app(auth_token="a secret token"), environ) in {400, 403}
+        assert status_of(app(auth_token="a secret token"), environ) == 403
         (record,) = caplog.records
         assert record.levelno == logging.WARNING
         assert SID in record.getMessage()
@@ -799,12 +794,9 @@ def test_a_flood_of_forgeries_is_logged_once_a_second(caplog, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(smsreply.time, "monotonic", lambda: now[0])
     flooded = app({"/sms": echo})
-    explained = []
-    why = smsreply.Diagnosis.why
-    monkeypatch.setattr(smsreply.Diagnosis, "why", lambda *args: explained.append(1) or why(*args))
     for _ in range(50):
         assert status_of(flooded, make_environ(MESSAGE)) == 403
-    assert (len(caplog.records), len(explained)) == (1, 1)
+    assert len(caplog.records) == 1
     status_of(flooded, make_environ(MESSAGE, PATH_INFO="/other"))  # of another kind
     assert len(caplog.records) == 2
     now[0] += 0.99
@@ -814,7 +806,6 @@ def test_a_flood_of_forgeries_is_logged_once_a_second(caplog, monkeypatch):
     status_of(flooded, make_environ(MESSAGE))
     assert len(caplog.records) == 3
     assert caplog.records[2].getMessage().endswith("(and 50 more since the last such line)")
-    assert len(explained) == 2
     # Nor do they hide why Twilio itself is refused.
     status_of(flooded, signed(**{"wsgi.url_scheme": "http"}))
     assert "signed for https://abc.example/sms: pass public_url" in caplog.text
@@ -866,8 +857,12 @@ def test_of_a_path_that_is_not_answered_the_log_has_the_mount_and_those_that_are
     environ = signed(SCRIPT_NAME="/bot", PATH_INFO="")
     status, _, body = call(app({"/sms": echo, "/status": echo}), environ)
     assert (status, body) == ("404 Not Found", b"no messages are answered at this path\n")
-    assert caplog.messages[0].startswith("404 Not Found for POST /bot: no messages are answered")
-    assert caplog.messages[0].endswith("; answered are, below the mount: /sms, /status")
+    assert caplog.messages == [
+        (
+            "404 Not Found for POST /bot: this app answers only /sms, /status, relative to where the"
+            " host mounts it"
+        )
+    ]
 
 
 @pytest.mark.parametrize("verify", [None, 0, "", [], "no", 1, True])

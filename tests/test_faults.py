@@ -14,8 +14,9 @@ import time
 from urllib.parse import parse_qsl
 
 import pytest
-from conftest import PYTHON, ROOT, free_port, wait_for_port
+from conftest import PYTHON, ROOT, free_port, slow, wait_for_port
 from oracles import SID, SMS, TOKENS, check_answer, sign
+from texter import Texter
 
 import smsreply
 
@@ -89,18 +90,46 @@ def test_a_handler_that_fills_the_stack_or_the_memory_gets_500_and_the_next_one_
     assert caplog.text.count(f"message {SID} is not answered") == 2
 
 
+class Hostile(Exception):
+    """An exception whose every method raises."""
+
+    def fail(self, *args):
+        raise ValueError("on purpose")
+
+    __bool__ = __str__ = __repr__ = __eq__ = __len__ = fail
+    __hash__ = None
+    exceptions = property(fail)
+
+
+@pytest.mark.parametrize("cache", [None, smsreply.MemoryCache()], ids=["no cache", "cache"])
+def test_an_exception_that_raises_itself_costs_no_answer(cache, caplog):
+    def reply(message):
+        raise Hostile
+
+    assert call(app_of(reply, cache=cache))[0] == FAILED
+    assert f"message {SID} is not answered: its handler failed" in caplog.text
+    assert "Hostile" in caplog.text
+
+
+def test_ctrl_c_in_a_servers_thread_is_a_failure_like_any_other(serve, tmp_path):
+    port = free_port()
+    process = serve(port)
+    assert post(port, "interrupt")[0] == 500
+    assert f"message {SID} is not answered" in (tmp_path / "errors").read_text()
+    process.terminate()
+    assert process.wait(10) in (0, -signal.SIGTERM)
+
+
 def test_a_handler_that_hangs_is_asked_for_in_rounds_and_then_given_up(caplog):
     over = threading.Event()
     app = app_of(
         lambda message: over.wait(20) and None, cache=smsreply.MemoryCache(), patience=0.05
     )
-    phone = smsreply.Phone(app)
-    exchange = phone.text("hello")
+    texted = Texter(app).text("hello")
     over.set()
-    assert len(exchange.requests) == 7
-    assert exchange.answers[-1].status == 500
-    assert not exchange.messages
-    assert f"message {exchange.params['MessageSid']} is not answered" in caplog.text
+    assert texted.statuses == [200] * 6 + [500]
+    assert not texted.texts
+    assert f"message {texted.fields['MessageSid']} is not answered" in caplog.text
 
 
 # ------------------------------------------------------------------------ the cache
@@ -145,17 +174,29 @@ def test_a_cache_that_breaks_while_the_handler_runs_changes_nothing(caplog):
     assert "the cache fails" in caplog.text
 
 
-def test_claims_are_renewed_again_after_a_moment_without_threads(monkeypatch):
-    app = app_of(lambda message: "fine", cache=smsreply.MemoryCache())
+WITHOUT_THREADS = """
+import threading, smsreply
+from conftest import MESSAGE, call, make_environ
 
-    def none_left(thread):
-        raise RuntimeError("can't start new thread")
+app = smsreply.App(lambda message: "fine", verify=False, cache=smsreply.MemoryCache())
+start = threading.Thread.start
 
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", none_left)
-        assert call(app)[0] == "503 Service Unavailable"
-    assert "fine" in call(app)[1]
-    assert [thread for thread in threading.enumerate() if "_renew" in repr(thread._target)]
+def none_left(thread):
+    raise RuntimeError("can't start new thread")
+
+threading.Thread.start = none_left
+print(call(app, make_environ(MESSAGE))[0])
+threading.Thread.start = start
+print(call(app, make_environ(MESSAGE))[0])
+"""
+
+
+def test_messages_are_answered_again_after_a_moment_without_threads():
+    done = subprocess.run(
+        [PYTHON, "-c", WITHOUT_THREADS], env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert done.stdout.split("\n")[:2] == ["503 Service Unavailable", "200 OK"], done.stderr
 
 
 def test_a_burst_of_messages_is_answered_though_there_are_more_than_threads():
@@ -175,6 +216,8 @@ def reply(message):
     if message.body == "slow":
         open("started", "w").close()
         time.sleep(1.5)
+    if message.body == "interrupt":
+        raise KeyboardInterrupt
     if message.body == "print":
         print("x" * 100_000, flush=True)
     return "fine"
@@ -230,6 +273,7 @@ def wait_for_file(path):
         time.sleep(0.02)
 
 
+@slow
 def test_sigterm_lets_a_message_be_answered_and_takes_no_more(serve, tmp_path):
     port = free_port()
     process = serve(port)
@@ -243,6 +287,7 @@ def test_sigterm_lets_a_message_be_answered_and_takes_no_more(serve, tmp_path):
         post(port)
 
 
+@slow
 def test_sigkill_ends_the_connection_at_once_and_the_retry_is_answered(serve, tmp_path):
     port = free_port()
     process = serve(port)

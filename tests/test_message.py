@@ -7,7 +7,8 @@ import pickle
 from urllib.parse import parse_qsl
 
 import pytest
-from conftest import MESSAGE, SID, call, make_environ
+from conftest import MESSAGE, SID, TOKEN, call, make_environ
+from texter import Texter
 
 import smsreply
 
@@ -213,9 +214,6 @@ def test_a_message_made_by_hand_copies_and_pickles_whole():
 
 
 def test_what_a_text_says_reaches_the_handler_and_comes_back_as_text():
-    phone = smsreply.Phone(
-        smsreply.App(lambda message: message.body, auth_token="t"), auth_token="t"
-    )
+    texter = Texter(smsreply.App(lambda message: message.body, auth_token=TOKEN))
     for text in ("<Response/>", "a&b=c;d", "100%+1 %41", "café 😀", "line\nline", "'\"", "]]>"):
-        exchange = phone.text(text)
-        assert (exchange.error, [m.body for m in exchange.messages]) == (None, [text])
+        assert texter.text(text).texts == [text]

@@ -15,7 +15,8 @@ from conftest import ROOT
 import smsreply
 
 pytest.importorskip("build.env")
-FILES = ("smsreply.py", "setup.cfg", "pyproject.toml", "README.md", "MANIFEST.in")
+FILES = ("smsreply.py", "setup.cfg", "pyproject.toml", "README.md", "MANIFEST.in", "LICENSE")
+FOLDERS = ("smsphone", "tests", "examples", ".ci")
 
 
 def run(*command, cwd):
@@ -49,7 +50,8 @@ def built(tmp_path_factory):
     for name in FILES:
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "tests", source / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     run(sys.executable, "-m", "build", "--outdir", source / "dist", cwd=source)
     return source / "dist"
 
@@ -62,19 +64,27 @@ def clean(request, tmp_path_factory):
     return folder
 
 
-def test_the_wheel_has_the_module_and_nothing_else(built):
+def test_the_wheel_has_the_module_the_package_and_nothing_else(built):
     (wheel,) = built.glob("*.whl")
     assert wheel.name == f"smsreply-{smsreply.__version__}-py3-none-any.whl"
     names = zipfile.ZipFile(wheel).namelist()
-    assert [name for name in names if ".dist-info/" not in name] == ["smsreply.py"]
+    package = {f"smsphone/{path.name}" for path in (ROOT / "smsphone").iterdir() if path.is_file()}
+    assert {name for name in names if ".dist-info/" not in name} == {"smsreply.py", *package}
+    assert any(name.endswith("/LICENSE") for name in names)
 
 
-def test_the_sdist_has_every_test(built):
+def test_the_page_is_served_from_a_zip_too(built):
+    (wheel,) = built.glob("*.whl")
+    program = "import sys; sys.path.insert(0, sys.argv[1]); from smsphone import page; print(page.page_file('page.html'))"
+    assert run(sys.executable, "-c", program, wheel, cwd=wheel.parent).startswith("<!doctype html>")
+
+
+def test_the_sdist_has_every_test_and_what_ci_runs(built):
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     tests = {f"tests/{file.name}" for file in (ROOT / "tests").iterdir() if file.is_file()}
-    assert {"smsreply.py", "README.md", *tests} <= names
+    assert {"smsreply.py", "README.md", "LICENSE", ".ci/run", "smsphone/page.js", *tests} <= names
 
 
 def test_the_wheel_needs_nothing_but_python(built, clean):

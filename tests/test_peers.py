@@ -272,6 +272,7 @@ def test_a_verdict_on_a_hashed_body_is_the_helper_librarys(url, body, other, sam
     signature = their_signature.RequestValidator(TOKEN).compute_signature(url, {})
     ours, theirs_ = verdicts(url, body, signature)
     assert ours == theirs_ == (same or body == other)
+    assert not validator.validate(url, {}, signature)  # which that library accepts
 
 
 @beside_twilio
@@ -310,14 +311,3 @@ def test_what_is_accepted_here_alone(url, signed, params):
 @given(st.text() | st.binary() | st.none(), st.none() | st.text() | st.binary(), URLS | st.text(), st.none() | st.text())  # fmt: skip
 def test_no_input_is_an_exception(signature, params, url, algorithm):
     assert validator.validate(url, params, signature, algorithm) is False
-    assert isinstance(validator.explain(url, params, signature, algorithm), str)
-
-
-@many
-@given(URLS, URLS, PARAMS)
-def test_an_explanation_says_that_nothing_is_wrong_just_where_that_is_so(url, signed, params):
-    signature = validator.compute_signature(signed, params)
-    told = validator.explain(url, params, signature)
-    assert told.startswith("nothing is wrong") == validator.validate(url, params, signature)
-    assert TOKEN not in told
-    assert signature not in told

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import itertools
+import json
+import logging
 import re
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
@@ -16,10 +20,13 @@ from urllib.parse import parse_qsl
 from wsgiref.validate import validator
 
 import pytest
-from conftest import MESSAGE, TOKEN
+from conftest import MESSAGE, TOKEN, free_port, slow
 
 import smsreply
-from smsreply import App, Phone, RequestValidator
+from smsphone import Phone
+from smsphone.errors import ERRORS
+from smsphone.urls import split_url
+from smsreply import App, RequestValidator
 
 HOUR = 60 * 60
 EMPTY = b"<Response/>"
@@ -97,7 +104,8 @@ KINDS = {
     "WhatsApp": (
         {"number": "whatsapp:+14017122661", "to": "+15558675310"},
         {},
-        set(MESSAGE) - PLACE | {"ProfileName", "WaId", "MessageType", "ReferralNumMedia"},
+        set(MESSAGE) - PLACE
+        | {"ProfileName", "WaId", "ExternalUserId", "MessageType", "ReferralNumMedia"},
     ),
     "RCS": ({"number": "rcs:+14017122661"}, {}, set(MESSAGE) - PLACE),
 }
@@ -145,6 +153,240 @@ def test_of_a_channel_both_numbers_have_its_prefix_and_the_id_has_none():
         assert seen.fields["WaId"] == "14017122661"
         [message] = exchange.messages
         assert (message.from_, message.to) == (seen.fields["To"], seen.fields["From"])
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ({}, "text"), ({"media": [("https://a.example/x", "image/png")]}, "image"),
+        ({"media": [("https://a.example/x", "image/webp")]}, "sticker"),
+        ({"media": [("https://a.example/x", "audio/ogg")]}, "audio"),
+        ({"media": [("https://a.example/x", "video/mp4")]}, "video"),
+        ({"media": [("https://a.example/x", "application/pdf")]}, "document"),
+        ({"media": [("https://a.example/x", "text/vcard")]}, "contacts"),
+        ({"Latitude": "51.5", "Longitude": "-0.2"}, "location"), ({"ButtonText": "Yes"}, "button"),
+        ({"MessageType": "order"}, "order"),
+    ],
+)  # fmt: skip
+def test_a_whatsapp_message_says_what_it_is(message, kind):
+    _, [seen] = texted(phone={"number": "whatsapp:+14017122661"}, **message)
+    assert seen.fields["MessageType"] == kind
+
+
+def test_a_reply_goes_back_by_the_channel_it_came_by():
+    for channel in ("whatsapp:", "rcs:"):
+        exchange, [seen] = texted(phone={"number": f"{channel}+14017122661", "to": "+15558675310"})
+        [message] = exchange.messages
+        assert (message.to, message.from_) == (f"{channel}+14017122661", f"{channel}+15558675310")
+        assert (seen.fields["From"], seen.fields["To"]) == (message.to, message.from_)
+
+
+def test_a_person_with_a_username_has_an_id_and_no_number():
+    named = "whatsapp:US.13491208655302741918"
+    exchange, [seen] = texted(phone={"number": named})
+    assert (seen.fields["From"], seen.fields["ExternalUserId"]) == (
+        named,
+        "US.13491208655302741918",
+    )
+    assert "WaId" not in seen.fields
+    assert exchange.messages[0].to == named
+
+
+def test_who_is_known_by_a_number_has_the_same_id_each_time():
+    webhook = Webhook(twiml())
+    for number in ("whatsapp:+14017122661", "whatsapp:+14017122661", "whatsapp:+14017122662"):
+        Phone(webhook, number=number).text("hello")
+    first, again, another = [seen.fields["ExternalUserId"] for seen in webhook.seen]
+    assert first == again != another
+    assert re.fullmatch("US[.][0-9]+", first)
+
+
+def test_the_reply_is_the_text_of_the_one_message():
+    exchange, _ = texted(twiml())
+    assert exchange.reply == "Hello"
+    for answer in (response(""), response("<Message>1</Message>" * 2)):
+        exchange, _ = texted(answer)
+        with pytest.raises(AssertionError, match="^there are [02] messages: 'hello'; message: 200"):
+            exchange.reply  # noqa: B018
+
+
+def test_the_story_has_what_a_webhook_in_this_process_logged():
+    phone = Phone(App(lambda message: 1 / 0, auth_token=TOKEN), auth_token=TOKEN)
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        phone.text("hello").reply  # noqa: B018
+    refused = Phone(App(lambda message: "", auth_token=TOKEN), auth_token="other").text("hello")
+    assert "the webhook logged: 403 Forbidden for POST /sms" in repr(refused)
+
+
+def test_the_story_is_one_line_and_the_assertion_has_the_whole_log():
+    exchange = Phone(App(lambda message: 1 / 0, auth_token=TOKEN), auth_token=TOKEN).text("hello")
+    assert repr(exchange).isprintable()
+    assert "its handler failed: ZeroDivisionError: division by zero" in repr(exchange)
+    assert "Traceback" not in repr(exchange)
+    with pytest.raises(AssertionError, match="Traceback") as raised:
+        exchange.reply  # noqa: B018
+    assert all(line.isprintable() for line in str(raised.value).splitlines())
+
+
+def test_the_assertion_shows_the_last_answer():
+    page = "<!doctype html><title>Log in\x1b</title>" + "x" * 1000
+    exchange, _ = texted(moved("/login", "302 Found"), twiml(page, kind="text/html"))
+    with pytest.raises(AssertionError) as raised:
+        exchange.reply  # noqa: B018
+    story, shown = str(raised.value).splitlines()
+    assert "; redirect: 200 in " in story
+    assert shown.startswith(r"the last answer's body: '<!doctype html><title>Log in\x1b</title>xx")
+    assert len(shown) < 600
+
+
+def test_the_story_has_what_a_framework_logged_to_a_logger_of_its_own():
+    def webhook(environ, start_response):
+        try:
+            raise KeyError("order")
+        except KeyError:
+            logging.getLogger("some.framework").exception("Exception on %s", "/sms\x1b")
+        start_response(*twiml(status="500 No")[:2])
+        return [b""]
+
+    exchange = Phone(webhook).text("hello")
+    (logged,) = exchange.answers[0].log
+    assert logged.startswith("Exception on /sms\\x1b\n")
+    assert "the webhook logged: Exception on /sms\\x1b: KeyError: 'order'" in repr(exchange)
+
+
+def test_each_line_of_the_log_is_told_once():
+    def webhook(environ, start_response):
+        smsreply.log.warning("look here")
+        logging.getLogger("some.framework").info("not this")
+        return Webhook(twiml())(environ, start_response)
+
+    exchange = Phone(webhook).text("hello")
+    assert exchange.answers[0].log == ("look here",)
+    assert repr(exchange).count("the webhook logged") == 1
+
+
+def test_a_log_call_that_is_wrong_is_not_the_phones_to_punish(monkeypatch):
+    def webhook(environ, start_response):
+        smsreply.log.error("%d", "x")
+        return Webhook(twiml())(environ, start_response)
+
+    monkeypatch.setattr(smsreply.log, "propagate", False)  # pytest's own handler raises
+    exchange = Phone(webhook).text("hello")
+    assert (exchange.reply, exchange.answers[0].log) == ("Hello", ("%d",))
+
+
+def test_the_story_says_what_became_of_each_request(raw):
+    def story(answer):
+        return Impatient(raw(answer).url).text("hi\n").story()
+
+    assert re.match(r"'hi\\n'; message: 200 in \d+ ms; reply: 'Hello'$", story(sized()))
+    assert re.match(r"'hi\\n'; message: no answer; 11205: no whole answer came", story(b""))
+    assert "; message: an answer that cannot be read; 11206: not HTTP" in story(b"SSH-2.0\r\n")
+
+
+def test_what_was_saved_is_replayed_byte_for_byte_with_the_saved_query(tmp_path):
+    file = tmp_path / "saved.jsonl"
+    webhook = Webhook(twiml())
+    for method in ("POST", "GET"):
+        phone = Phone(
+            webhook, auth_token=TOKEN, public_url="https://a.example/sms?x=%27", method=method
+        )
+        phone.text("é & 1+1").save(file)
+    again = Phone(webhook, auth_token=TOKEN, public_url="https://b.example/other")
+    exchanges = list(again.replay(file))
+    assert [exchange.reply for exchange in exchanges] == ["Hello", "Hello"]
+    for first, then in zip(webhook.seen[:2], webhook.seen[2:]):
+        assert (then.method, then.form) == (first.method, first.form)
+        assert then.url == first.url.replace("a.example/sms", "b.example/other")
+        assert is_signed(then)
+
+
+def test_a_masked_copy_names_nobody(tmp_path):
+    file = tmp_path / "saved.jsonl"
+    secrets = {
+        "Body": "my secret", "ProfileName": "Ada Lovelace", "WaId": "14017122661",
+        "Address": "187 Freston Road", "AddOns": '{"x": "y"}', "ChannelMetadata": '{"a": "b"}',
+        "MediaUrl0": "https://api.example/private", "FromCity": "SAUSALITO", "Unknown": "new one",
+    }  # fmt: skip
+    webhook = Webhook(
+        twiml(
+            "<Response><Message>dear Ada</Message></Response>", ("Set-Cookie", "a=private; Path=/")
+        )
+    )
+    for method in ("POST", "GET"):
+        url = "https://localhost/sms?shop=somebodys"
+        phone = Phone(webhook, auth_token=TOKEN, public_url=url, method=method)
+        phone.text("", from_="whatsapp:+14017122661")
+        phone.text(**{**secrets, "from_": "whatsapp:+14017122661"}).save(file, mask=True)
+    text = file.read_text()
+    values = [
+        *secrets.values(),
+        "14017122661",
+        "private",
+        "somebodys",
+        "dear Ada",
+        "Signature",
+        "Cookie",
+    ]
+    assert not [value for value in values if value in text or value.replace(" ", "+") in text]
+    assert "NumMedia=0" in text
+    assert [exchange.requests[0].method for exchange in phone.replay(file)] == ["POST", "GET"]
+
+
+def test_a_masked_copy_keeps_neither_host_nor_path_nor_what_is_under_a_plain_name(tmp_path):
+    file = tmp_path / "saved.jsonl"
+    url = (
+        "https://secret.example/hooks/Secret1/sms?Secret2&key=Secret3&NumMedia=Secret4&a@Secret5=1"
+    )
+    fields = {"NumSegments": "Secret6", "OptOutType": "Secret7", "Secret 8": "1"}
+    media = [("https://a.example/1", "text/vcard; name=Secret9.vcf"), PICTURE]
+    for method in ("POST", "GET"):
+        phone = Phone(Webhook(twiml()), auth_token=TOKEN, public_url=url, method=method)
+        phone.text("", media=media, **fields).save(file, mask=True)
+    text = file.read_text()
+    assert "secret" not in text.lower()
+    assert "MediaContentType1=image%2Fpng" in text
+    assert '"url": "https://abc.example/sms?x=&key=x&NumMedia=x&x=x' in text
+
+
+def test_a_masked_copy_keeps_the_channel_and_two_different_numbers(tmp_path):
+    file, webhook = tmp_path / "saved.jsonl", Webhook(twiml())
+    Phone(webhook, number="whatsapp:+14017122661").text("hi").save(file, mask=True)
+    list(Phone(webhook).replay(file))
+    fields = webhook.seen[1].fields
+    assert (fields["From"], fields["To"]) == ("whatsapp:+15005550001", "whatsapp:+15005550006")
+
+
+def test_a_file_that_is_none_is_a_value_error(tmp_path):
+    file = tmp_path / "saved.jsonl"
+    file.write_text('{"method": "POST"}\n')
+    with pytest.raises(ValueError, match="line 1, is no saved request"):
+        list(Phone(Webhook(twiml())).replay(file))
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        [], "", "POST", {"method": 5}, {"method": "DELETE"}, {"method": "GET / HTTP/1.1\r\nX: y"},
+        {"method": None}, {"url": None}, {"url": 5}, {"body": None}, {"body": ["a"]},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_saved_request_that_was_changed_by_hand_is_a_value_error(saved, tmp_path):
+    whole = {"method": "POST", "url": "https://abc.example/sms", "body": "a=1"}
+    file = tmp_path / "saved.jsonl"
+    file.write_text(json.dumps({**whole, **saved} if isinstance(saved, dict) else saved) + "\n")
+    with pytest.raises(ValueError, match="line 1, is no saved request"):
+        list(Phone(Webhook(twiml())).replay(file))
+
+
+def test_nothing_of_a_saved_request_becomes_a_header(tmp_path):
+    file = tmp_path / "saved.jsonl"
+    url = "https://abc.example/sms?a b\r\nX-Forged: 1"
+    file.write_text(json.dumps({"method": "POST", "url": url, "body": "a=\ud800"}) + "\n")
+    (exchange,) = Phone(Webhook(twiml()), auth_token=TOKEN).replay(file)
+    assert b"\r\nX-Forged" not in exchange.requests[0].wire
+    assert exchange.reply == "Hello"
 
 
 def test_parameters_can_be_added_changed_and_left_out():
@@ -203,7 +445,7 @@ def test_a_get_has_no_body_and_keeps_the_query():
     phone = {"method": "get", "public_url": "https://localhost/sms?shop=1"}
     exchange, [seen] = texted(phone=phone)
     assert seen.url.startswith("https://localhost/sms?shop=1&ToCountry=US&")
-    assert exchange.requests[0].endswith(b"\r\n\r\n")
+    assert exchange.requests[0].wire.endswith(b"\r\n\r\n")
     assert not {"CONTENT_TYPE", "CONTENT_LENGTH"} & set(seen.environ)
     assert is_signed(seen)
 
@@ -250,6 +492,15 @@ def test_the_token_is_found_as_app_finds_it(given, environment, signed_with, mon
         assert (request.signed, request.signature) == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("token", "error"),
+    [("AC" + "0" * 32, ValueError), (["ok", "SK" + "0" * 32], ValueError), ({"AC1": "ok"}, TypeError), (5, TypeError)],
+)  # fmt: skip
+def test_what_is_no_token_for_an_app_is_none_for_the_phone(token, error):
+    with pytest.raises(error):
+        Phone(Webhook(twiml()), auth_token=token)
+
+
 def test_the_environ_is_what_wsgi_asks_for():
     for method in ("POST", "GET"):
         phone = Phone(validator(App(lambda m: m.body, verify=False)), method=method)
@@ -264,7 +515,7 @@ def test_a_message_can_be_delivered_by_another_method_and_with_a_broken_signatur
     assert bodies(phone.deliver(params)) == ["Hello"]
     refused = phone.deliver(params, signature="broken")
     assert (code(refused), refused.answers[0].status) == (11217, 403)
-    assert b"X-Twilio-Signature: broken\r\n" in refused.requests[0]
+    assert refused.requests[0].header("X-Twilio-Signature") == "broken"
 
 
 def test_a_broken_signature_is_of_one_request_and_not_of_what_follows():
@@ -276,8 +527,11 @@ def test_a_broken_signature_is_of_one_request_and_not_of_what_follows():
 # --------------------------------------------------------------------- Where it is sent
 
 
+NOBODYS = free_port()
+
+
 def on_localhost(path="/sms"):
-    return f"http://localhost:8767{path}"
+    return f"http://localhost:{NOBODYS}{path}"
 
 
 def with_prefix():
@@ -309,6 +563,7 @@ def any_app():
         (on_localhost, "https://abc.example/sms#rc=2", "https://abc.example/sms", on_localhost()),
         (on_localhost, "https://abc.example/shop", "https://abc.example/shop/sms", on_localhost()),
         (on_localhost, "https://abc.example/shop/sms", "https://abc.example/shop/sms", on_localhost()),
+        (on_localhost, "https://abc.example/sms?a=1", "https://abc.example/sms?a=1", on_localhost("/sms?a=1")),
         (lambda: on_localhost("/sms?a=1"), "https://abc.example/sms", "https://abc.example/sms?a=1", on_localhost("/sms?a=1")),
         (lambda: on_localhost("/sms?a=1"), "https://abc.example/sms?a=1", "https://abc.example/sms?a=1", on_localhost("/sms?a=1")),
         (lambda: on_localhost("/sms#rc=2"), "https://abc.example", "https://abc.example/sms", on_localhost()),
@@ -320,18 +575,17 @@ def any_app():
 def test_the_public_url_is_signed_and_the_webhooks_own_is_requested(
     webhook, public_url, url, target, monkeypatch
 ):
-    monkeypatch.setattr(smsreply, "over_the_wire", nothing_there)
+    def refuse(address, timeout):
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
     phone = Phone(webhook(), auth_token=TOKEN, public_url=public_url)
     request = phone.text("hello").requests[0]
     assert request.url == url
     assert request.target == (target or url)
     assert request.signed.startswith(url + "AccountSidAC")
-    assert dict(request.headers)["Host"] == smsreply.split_url(request.target)[2]
-    assert request.split()[1].decode() == smsreply.split_url(request.target)[3]
-
-
-def nothing_there(*args):
-    raise smsreply.ConnectFailed("nothing is there")
+    assert dict(request.headers)["Host"] == split_url(request.target)[2]
+    assert request.wire.split()[1].decode() == split_url(request.target)[3]
 
 
 @pytest.mark.parametrize("public_url", [None, "http://abc.example:81", "https://abc.example/x?y=1"])
@@ -354,9 +608,9 @@ def test_an_app_with_a_prefix_accepts_the_phone_and_hears_its_public_url(public_
 
 def test_credentials_in_the_url_are_sent_as_a_header():
     phone = Phone(on_localhost().replace("//", "//Aladdin:open%20sesame@"), auth_token=TOKEN)
-    request = phone._build(phone.url, "POST", {}, smsreply.Jar(), None)
+    request = phone.text("hello").requests[0]
     # RFC 7617, section 2
-    assert ("Authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==") in request.headers
+    assert request.header("Authorization") == "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
     assert request.url == on_localhost()
 
 
@@ -385,7 +639,7 @@ LONGEST = "é" * 1600
         (response("<!-- hidden --><Message>a</Message>"), [("a", ())]),
         (response(f"<Message>{LONGEST}</Message>"), [(LONGEST, ())]),
         (response(f"<Message>{'😀' * 800}</Message>"), [("😀" * 800, ())]),
-        (response("<Message>a</Message>" * 30), [("a", ())] * 30),
+        (response("<Message>a</Message>" * 10), [("a", ())] * 10),
         (twiml(b'<?xml version="1.0" encoding="UTF-8"?>' + HELLO), [("Hello", ())]),
         (twiml(b"\xef\xbb\xbf" + HELLO), [("Hello", ())]),
         (twiml(kind="application/xml"), [("Hello", ())]),
@@ -433,12 +687,16 @@ def test_a_redirect_of_http_is_followed_and_signed_anew(status, method):
     assert (len(exchange.requests), len(exchange.answers)) == (2, 2)
 
 
-@pytest.mark.parametrize("again", [moved("/sms", "307 T"), response("<Redirect/>")])
-def test_ten_redirects_are_followed_and_no_more(again):
-    exchange, _ = texted(*[again] * 10, twiml())
-    assert (bodies(exchange), code(exchange), len(exchange.requests)) == (["Hello"], None, 11)
-    exchange, seen = texted(*[again] * 11, twiml())
-    assert (bodies(exchange), code(exchange), len(seen)) == ([], 11215, 11)
+@pytest.mark.parametrize(
+    ("again", "most", "number"),
+    [(moved("/sms", "307 T"), 10, 11215), (response("<Redirect/>"), 49, 14106)],
+)
+def test_so_many_redirects_are_followed_and_no_more(again, most, number):
+    exchange, _ = texted(*[again] * most, twiml())
+    assert (bodies(exchange), code(exchange)) == (["Hello"], None)
+    assert len(exchange.requests) == most + 1
+    exchange, _ = texted(*[again] * (most + 2), twiml())
+    assert (bodies(exchange), code(exchange)) == ([], number)
 
 
 @pytest.mark.parametrize(
@@ -453,7 +711,7 @@ def test_ten_redirects_are_followed_and_no_more(again):
 def test_where_a_redirect_leads_is_escaped_if_no_request_can_say_it(location, target):
     exchange, [_, then] = texted(moved(location, "307 T"), twiml())
     assert then.url == "https://localhost" + target
-    assert exchange.requests[1].startswith(b"POST %s HTTP/1.1\r\n" % target.encode())
+    assert exchange.requests[1].wire.startswith(b"POST %s HTTP/1.1\r\n" % target.encode())
     assert is_signed(then)
 
 
@@ -482,7 +740,8 @@ def test_a_redirect_of_twiml_is_a_new_request_with_the_same_message(verb, method
 
 def test_an_action_gets_the_status_of_the_message_and_its_answer_is_executed():
     verb = '<Message to="+1555" action="/sent">1</Message><Message>not reached</Message>'
-    exchange, [first, then] = texted(response(verb), response("<Message>2</Message>"))
+    exchange, [first, then, _] = texted(response(verb), response("<Message>2</Message>"))
+    assert [request.kind for request in exchange.requests] == ["message", "action", "status"]
     assert (then.method, then.url) == ("POST", "https://localhost/sent")
     assert then.fields["MessageStatus"] == then.fields["SmsStatus"] == "sent"
     assert (then.fields["To"], then.fields["From"]) == ("+1555", first.fields["To"])
@@ -495,14 +754,202 @@ def test_an_action_gets_the_status_of_the_message_and_its_answer_is_executed():
 
 def test_an_action_is_requested_by_its_method():
     verb = '<Message action="/sent?a=1" method="GET">1</Message>'
-    _, [_, then] = texted(response(verb), response(""))
+    _, [_, then, _] = texted(response(verb), response(""))
     assert (then.method, then.fields["a"]) == ("GET", "1")
     assert is_signed(then)
 
 
-def test_a_status_callback_is_not_waited_for():
-    _, seen = texted(response('<Message statusCallback="/status">1</Message>'))
-    assert len(seen) == 1
+def test_a_status_callback_hears_of_each_status_after_all_else_is_done():
+    verbs = '<Message statusCallback="/status?a=1">1</Message><Redirect>/next</Redirect>'
+    webhook = Webhook(
+        twiml(f"<Response>{verbs}</Response>", ("Set-Cookie", "a=1; Path=/")), twiml(),
+        twiml(status="204 No Content", kind=None),
+    )  # fmt: skip
+    exchange = Phone(webhook, auth_token=TOKEN, statuses=("sent", "undelivered")).text("hello")
+    kinds = [request.kind for request in exchange.requests]
+    assert kinds == ["message", "redirect", "status", "status"]
+    assert (bodies(exchange), exchange.errors) == (["1", "Hello"], [])
+    for seen, status in zip(webhook.seen[2:], ("sent", "undelivered")):
+        assert (seen.method, seen.url) == ("POST", "https://localhost/status?a=1")
+        assert seen.fields["MessageStatus"] == seen.fields["SmsStatus"] == status
+        assert seen.fields["MessageSid"] == exchange.messages[0].sid
+        assert ("ErrorCode" in seen.fields) == (status == "undelivered")
+        assert "HTTP_COOKIE" not in seen.environ
+        assert is_signed(seen)
+
+
+def test_a_cookie_that_a_status_callback_sets_is_not_kept():
+    verb = response('<Message statusCallback="/status">1</Message>')
+    webhook = Webhook(verb, twiml(b"", ("Set-Cookie", "a=1; Path=/"), status="204 No Content"))
+    Phone(webhook, auth_token=TOKEN).text("hello")
+    assert len(webhook.seen) == 3
+    assert not [seen for seen in webhook.seen if "HTTP_COOKIE" in seen.environ]
+
+
+def test_the_statuses_of_one_message_come_before_those_of_the_next():
+    verbs = "".join(f'<Message statusCallback="/status?n={n}">{n}</Message>' for n in (1, 2))
+    webhook = Webhook(response(verbs), response(""))
+    exchange = Phone(webhook, auth_token=TOKEN).text("hello")
+    told = [(seen.url[-1], parse_qsl(seen.form)[0][1]) for seen in webhook.seen[1:]]
+    first, second = [message.sid for message in exchange.messages]
+    assert told == [("1", first), ("1", first), ("2", second), ("2", second)]
+    assert first != second
+
+
+def test_the_statuses_come_in_the_order_that_the_phone_was_given():
+    webhook = Webhook(response('<Message statusCallback="/status">1</Message>'), twiml(""))
+    Phone(webhook, auth_token=TOKEN, statuses=("delivered", "sent")).text("hello")
+    assert [seen.fields.get("MessageStatus") for seen in webhook.seen] == [
+        None,
+        "delivered",
+        "sent",
+    ]
+
+
+def test_a_status_callback_that_fails_is_an_error_and_takes_no_message_back():
+    webhook = Webhook(response('<Message statusCallback="/s">1</Message>'), twiml(status="500 No"))
+    exchange = Phone(webhook, auth_token=TOKEN).text("hello")
+    assert exchange.reply == "1"
+    assert [error.code for error in exchange.errors] == [11217, 11217]
+    exchange, seen = texted(response('<Message statusCallback="http://[">1</Message>'))
+    assert (exchange.reply, code(exchange), exchange.error.level, len(seen)) == (
+        "1",
+        14105,
+        "WARNING",
+        1,
+    )
+
+
+def test_an_action_gets_the_first_status_and_the_callback_the_others():
+    verb = '<Message action="/done" statusCallback="/status">1</Message><Message>no</Message>'
+    exchange, seen = texted(response(verb), response("<Message>2</Message>"), response(""))
+    assert [request.kind for request in exchange.requests] == ["message", "action", "status"]
+    assert [one.fields.get("MessageStatus") for one in seen] == [None, "sent", "delivered"]
+    assert [one.url.rpartition("/")[2] for one in seen] == ["sms", "done", "status"]
+    assert bodies(exchange) == ["1", "2"]
+
+
+# ------------------------------------------------------------------------------- Fallback
+
+
+@pytest.mark.parametrize(
+    ("broken", "number"),
+    [
+        (twiml(status="500 No"), 11217), (twiml("x"), 12100), (twiml(kind="image/png"), 12300),
+        (twiml(HELLO + b" " * 70_000), 11750),
+    ],
+)  # fmt: skip
+def test_the_fallback_is_asked_once_after_a_failure_and_hides_no_error(broken, number):
+    webhook, fallback = Webhook(broken), Webhook(response("<Message>sorry</Message>"))
+    exchange = Phone(webhook, auth_token=TOKEN, fallback=fallback).text("hello")
+    assert (exchange.reply, code(exchange), len(exchange.errors)) == ("sorry", number, 1)
+    assert [request.kind for request in exchange.requests] == ["message", "fallback"]
+    (seen,) = fallback.seen
+    assert (seen.method, seen.url) == ("POST", "https://localhost/fallback")
+    assert (seen.fields["ErrorCode"], seen.fields["Body"]) == (str(number), "hello")
+    assert seen.fields["ErrorUrl"] == "https://localhost/sms"
+    assert is_signed(seen)
+
+
+def test_the_fallback_has_the_pairs_cookies_and_time_of_its_own():
+    status, headers, body = twiml("x")
+    webhook = Webhook((status, [*headers, ("Set-Cookie", "a=1; Path=/")], body), seconds=0.2)
+    fallback = Webhook(twiml(), seconds=0.2)
+    exchange = Impatient(webhook, auth_token=TOKEN, fallback=fallback).text("hello")
+    assert exchange.reply == "Hello"
+    assert fallback.seen[0].environ["HTTP_COOKIE"] == "a=1"
+
+
+@pytest.mark.parametrize("answer", [response("<Message/>"), response("<Wrong/>"), twiml()])
+def test_the_fallback_is_not_for_what_can_be_read(answer):
+    fallback = Webhook(twiml())
+    Phone(Webhook(answer), auth_token=TOKEN, fallback=fallback).text("hello")
+    assert not fallback.seen
+
+
+def test_a_fallback_that_fails_too_is_a_second_error():
+    exchange = Phone(Webhook(twiml("x")), fallback=Webhook(twiml(status="503 No"))).text("hello")
+    assert ([error.code for error in exchange.errors], bodies(exchange)) == ([12100, 11217], [])
+
+
+def test_a_fallback_may_be_a_server_for_an_application_in_this_process(raw):
+    server = raw(sized(b"<Response><Message>sorry</Message></Response>"))
+    exchange = Phone(Webhook(twiml("x")), auth_token=TOKEN, fallback=server.url).text("hello")
+    assert (exchange.reply, code(exchange)) == ("sorry", 12100)
+    assert b"ErrorCode=12100" in server.requests[0]
+
+
+def test_a_fallback_may_be_another_path_of_the_same_application():
+    webhook = Webhook(twiml("x"), twiml())
+    phone = Phone(webhook, auth_token=TOKEN, fallback="https://localhost/other#rc=0")
+    assert phone.text("hello").reply == "Hello"
+    assert webhook.seen[1].url == "https://localhost/other"
+
+
+def test_each_answer_stands_beside_its_request_whatever_failed(raw):
+    verb = b'<Response><Message action="/act" statusCallback="/st">1</Message></Response>'
+    server = raw(
+        silent, sized(b"", b"Location: /next\r\n").replace(b"200 OK", b"307 T"), sized(verb),
+        wire(status=b"503 No"), sized(), wire(status=b"500 No"),
+    )  # fmt: skip
+    url = server.url + "#rt=200&rp=rt"
+    phone = Phone(url, auth_token=TOKEN, fallback=server.url.replace("sms", "fallback"))
+    exchange = phone.text("hello")
+    told = [
+        (request.kind, answer and answer.status)
+        for request, answer in zip(exchange.requests, exchange.answers)
+    ]
+    assert told == [
+        ("message", None), ("retry", 307), ("redirect", 200), ("action", 503), ("fallback", 200),
+        ("status", 500),
+    ]  # fmt: skip
+    assert len(exchange.answers) == len(server.requests) == 6
+    assert [error.code for error in exchange.errors] == [11217, 11217]
+    assert exchange.error is exchange.errors[0]
+    assert bodies(exchange) == ["1", "Hello"]
+
+
+def test_the_fallback_comes_after_the_last_retry():
+    fallback = Webhook(twiml())
+    url = "https://localhost/sms#rc=2&rp=5xx"
+    phone = Phone(Webhook(twiml(status="503 No")), public_url=url, fallback=fallback)
+    kinds = [request.kind for request in phone.text("hello").requests]
+    assert kinds == ["message", "retry", "retry", "fallback"]
+
+
+# ----------------------------------------------------------------------------- SharedKeys
+
+SETTINGS = "key=SK0123,algorithm=HMAC_SHA256"
+
+
+def test_a_shared_keys_request_is_signed_as_its_settings_say():
+    phone = Phone(App(lambda message: "ok", auth_token=["old", "secret"]), auth_token="secret",
+                  signature_settings=SETTINGS)  # fmt: skip
+    exchange = phone.text("hello")
+    assert exchange.reply == "ok"
+    request = exchange.requests[0]
+    assert request.header("X-Twilio-Webhooks-Signature-Settings") == SETTINGS
+    assert len(request.signature) == 44  # SHA-256, in base64
+
+
+def test_a_server_that_knows_both_secrets_of_a_rule_accepts_both():
+    app = App(lambda message: "ok", auth_token=["one", "two"])
+    for secret in ("one", "two"):
+        assert Phone(app, auth_token=secret, signature_settings=SETTINGS).text("hi").reply == "ok"
+    unknown = Phone(app, auth_token="three", signature_settings=SETTINGS).text("hi")
+    assert "SharedKey SK0123" in unknown.story()
+
+
+@pytest.mark.parametrize("settings", ["algorithm=MD5", "key=a,algorithm=HMAC_SHA512"])
+def test_an_unknown_algorithm_is_a_value_error(settings):
+    with pytest.raises(ValueError, match="is neither of HMAC_SHA1, HMAC_SHA256"):
+        Phone(Webhook(twiml()), auth_token=TOKEN, signature_settings=settings)
+
+
+@pytest.mark.parametrize(("token", "error"), [("AC" + "0" * 32, ValueError), (5, TypeError)])
+def test_a_token_that_is_none_is_refused(token, error):
+    with pytest.raises(error):
+        Phone(Webhook(twiml()), auth_token=token)
 
 
 # -------------------------------------------------------------------------- What goes wrong
@@ -527,8 +974,8 @@ WRONG = [
     (11206, twiml(HELLO, ("Set-Cookie", "a=\x1b[31m")), r"Set-Cookie: a=\x1b[31m"),
     (11206, twiml(HELLO, ("Set-Cookie", "a=1\r\nX: y")), r"Set-Cookie: a=1\r\nX: y"),
     (11215, moved("/sms"), "10 were followed"),
-    (11215, response("<Redirect/>"), "10 were followed"),
-    (11215, response('<Message action="/sms">a</Message>'), "10 were followed"),
+    (14106, response("<Redirect/>"), "the last one is of https://localhost/sms"),
+    (14109, response('<Message action="/sms">a</Message>'), ""),
     (11217, twiml(status="400 Bad Request"), "status 400"),
     (11217, twiml(status="403 Forbidden"), "status 403"),
     (11217, twiml("x", kind="text/plain", status="404 Not Found"), "status 404"),
@@ -554,13 +1001,13 @@ WRONG = [
     (12100, twiml(BOMB), "document type"),
     (12100, twiml(FILE), "document type"),
     (12100, twiml("<!DOCTYPE html><html></html>", kind="text/html"), "document type"),
-    (12200, twiml("<html/>", kind="text/html"), "<html> is the root; known there: Response"),
+    (12200, twiml("<html/>", kind="text/html"), "<html> is the root, where Twilio knows Response"),
     (12200, twiml("<response/>"), "<response> is the root"),
-    (12200, response("<Say>Hello</Say>"), "<Say> is in <Response>; known there: Message, Redirect"),
-    (12200, response("<Sms>Hello</Sms>"), "<Sms>"),
+    (12200, response("<Sai>Hello</Sai>"), "<Sai> is in <Response>, where Twilio knows Message, Redirect"),
+    (14110, response("<Say>Hello</Say>"), "<Say>"),
     (12200, response("<message>Hello</message>"), "<message>"),
     (12200, response("<Message><Message>a</Message></Message>"), "<Message> is in <Message>"),
-    (12200, response("<Message><Body><b>a</b></Body></Message>"), "<b> in <Body>"),
+    (12200, response("<Message><Body><b>a</b></Body></Message>"), "<b> is in <Body>"),
     (12200, response("<Redirect><Body>a</Body></Redirect>"), "<Body> is in <Redirect>"),
     (12200, response('<Message colour="red">a</Message>'), "<Message> has an attribute 'colour'"),
     (12200, response('<Message To="+1">a</Message>'), "<Message> has an attribute 'To'"),
@@ -575,15 +1022,16 @@ WRONG = [
     (12300, twiml(kind="application/json"), "it is 'application/json'"),
     (12300, twiml("x", kind="text/plain", status="201 Created"), "it is 'text/plain'"),
     (12300, moved("", "302 Found")[:1] + ([("Content-Type", "image/png")], b""), "it is 'image/png'"),
+    (14101, response('<Message to="Ada">a</Message>'), "it is 'Ada'"),
     (14103, response("<Message/>"), "neither text nor media"),
     (14103, response("<Message> \n </Message>"), "neither text nor media"),
     (14103, response("<Message><Body/></Message>"), "neither text nor media"),
+    (14103, response("<Message><Media> </Media></Message>"), "neither text nor media"),
     (14103, twiml("  ", kind="text/plain"), "neither text nor media"),
     (14103, response(f"<Message>{LONGEST}x</Message>"), "1601 characters"),
     (14103, twiml(LONGEST + "x", kind="text/plain"), "1601 characters"),
     (14103, response(f"<Message>{'😀' * 801}</Message>"), "1602 characters"),
     (14103, response("<Message>" + "<Media>/a</Media>" * 11 + "</Message>"), "11 media"),
-    (14107, response("<Message>a</Message>" * 31), "30 replies"),
 ]  # fmt: skip
 
 
@@ -598,17 +1046,39 @@ def test_what_is_wrong_with_an_answer_has_twilios_own_code(number, answer, detai
     assert text.isprintable()
 
 
+def test_an_error_has_twilios_level():
+    levels = {12200: "WARNING", 14110: "WARNING", 12100: "ERROR", 14103: "ERROR"}
+    for answer in (response("<Wrong/>"), response("<Say/>"), twiml("x"), response("<Message/>")):
+        error = texted(answer)[0].error
+        assert (error.level, error.meaning, error.cure) == ERRORS[error.code]
+        assert error.level == levels[error.code]
+
+
 def test_every_code_of_twilios_has_a_meaning_and_a_cure():
-    # 11205 takes a clock or a socket: see below.
-    assert {number for number, *_ in WRONG} | {11205} == set(smsreply.ERRORS)
-    assert all(meaning and cure for meaning, cure in smsreply.ERRORS.values())
+    assert {number for number, *_ in WRONG} <= set(ERRORS)
+    for level, meaning, cure in ERRORS.values():
+        assert level in ("ERROR", "WARNING")
+        assert meaning and cure
 
 
 def test_what_was_sent_before_an_error_stays_sent_and_what_is_no_twiml_sends_nothing():
     exchange, _ = texted(response("<Message>1</Message><Message/>"))
     assert (bodies(exchange), code(exchange)) == (["1"], 14103)
     exchange, _ = texted(response("<Message>1</Message><Say/>"))
-    assert (bodies(exchange), code(exchange)) == ([], 12200)
+    assert (bodies(exchange), code(exchange)) == ([], 14110)
+    exchange, _ = texted(response("<Message>a</Message>" * 11))
+    assert (len(exchange.messages), code(exchange)) == (10, 14109)
+
+
+@pytest.mark.parametrize("to", ["+14017122661", "(401) 712-2661", "89887", "whatsapp:US.1349"])
+def test_a_message_may_go_to_whatever_has_an_address(to):
+    exchange, _ = texted(response(f'<Message to="{to}">a</Message>'))
+    assert (exchange.messages[0].to, code(exchange)) == (to, None)
+
+
+def test_sms_is_an_old_name_of_message():
+    exchange, _ = texted(response('<Sms to="+1555">old</Sms>'))
+    assert (exchange.reply, exchange.messages[0].to) == ("old", "+1555")
 
 
 def crash(environ, start_response):
@@ -674,9 +1144,8 @@ def test_an_application_may_write_and_yield_and_is_closed():
 @pytest.fixture
 def clock(monkeypatch):
     """The time that cookies live in; add to ``clock.now``."""
-    clock = SimpleNamespace(now=time.time(), monotonic=time.monotonic)
-    clock.time = lambda: clock.now
-    monkeypatch.setattr(smsreply, "time", clock)
+    clock = SimpleNamespace(now=time.time())
+    monkeypatch.setattr(time, "time", lambda: clock.now)
     return clock
 
 
@@ -800,19 +1269,11 @@ def test_a_retry_that_succeeds_is_an_answer():
     ("overrides", "tries"),
     [("", 2), ("#rc=0", 1), ("#rc=3", 4), ("#rc=3&rp=all", 4), ("#rc=3&rp=5xx", 1), ("#rp=rt", 1)],
 )
-def test_a_connection_that_fails_is_tried_again_unless_the_fragment_says_no(
-    overrides, tries, monkeypatch
-):
-    tried = []
-
-    def connected(url, timeout):
-        tried.append(timeout)
-        raise smsreply.ConnectFailed("refused")
-
-    monkeypatch.setattr(smsreply, "connect_to", connected)
+def test_a_connection_that_fails_is_tried_again_unless_the_fragment_says_no(overrides, tries):
     exchange = Phone(on_localhost() + overrides).text("hello")
-    assert (code(exchange), len(tried)) == (11205, tries)
-    assert len(exchange.requests) == 1 and not exchange.answers
+    assert code(exchange) == 11202
+    assert [request.kind for request in exchange.requests] == ["message"] + ["retry"] * (tries - 1)
+    assert exchange.answers == [None] * tries
 
 
 @pytest.mark.parametrize(("overrides", "seconds"), [("", 5), ("#ct=200", 0.2), ("#tt=300", 0.3)])
@@ -821,11 +1282,11 @@ def test_connecting_may_take_five_seconds_or_what_the_fragment_says(
 ):
     timeouts = []
 
-    def connected(url, timeout):
+    def connected(address, timeout):
         timeouts.append(timeout)
-        raise smsreply.ConnectFailed("refused")
+        raise ConnectionRefusedError
 
-    monkeypatch.setattr(smsreply, "connect_to", connected)
+    monkeypatch.setattr(socket, "create_connection", connected)
     Phone(on_localhost() + overrides).text("hello")
     assert timeouts[0] == pytest.approx(seconds, abs=0.1)
 
@@ -839,11 +1300,13 @@ class RawServer:
     Each is bytes, or a function that is given the connection.
     """
 
-    def __init__(self, *answers):
+    def __init__(self, *answers, host="127.0.0.1"):
         self.answers, self.requests = list(answers), []
         self.wrap = lambda connection: connection
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/sms"
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, 0), family=family)
+        host = f"[{host}]" if ":" in host else host
+        self.url = f"http://{host}:{self._socket.getsockname()[1]}/sms"
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self):
@@ -885,8 +1348,8 @@ def raw():
     """Start servers that give raw answers."""
     servers = []
 
-    def start(*answers):
-        servers.append(RawServer(*answers))
+    def start(*answers, **more):
+        servers.append(RawServer(*answers, **more))
         return servers[-1]
 
     yield start
@@ -938,12 +1401,17 @@ def continue_for_ever(connection):
         connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
+def hint_for_ever(connection):
+    while True:
+        connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+
+
 def test_both_sides_are_recorded_byte_for_byte(raw):
     server = raw(sized(head=b"Content-Type: text/xml\r\nSet-Cookie: a=1\r\n"))
     phone = Phone(server.url, auth_token=TOKEN)
     exchange = phone.text("Hello é")
-    assert server.requests == exchange.requests
-    assert exchange.answers == [server.answers[0]]
+    assert server.requests == [request.wire for request in exchange.requests]
+    assert [answer.wire for answer in exchange.answers] == [server.answers[0]]
     assert bodies(exchange) == ["Hello"]
     assert (exchange.answers[0].status, exchange.answers[0].body) == (200, HELLO)
     assert exchange.answers[0].header("CONTENT-TYPE") == "text/xml"
@@ -966,6 +1434,11 @@ def test_both_sides_are_recorded_byte_for_byte(raw):
         pytest.param(chunked(HELLO[:7], HELLO[7:]), id="chunked"),
         pytest.param(chunked(*[bytes([byte]) for byte in HELLO]), id="in chunks of one byte"),
         pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n" + wire(), id="after 100 Continue"),
+        pytest.param(
+            b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+            + sized(),
+            id="after 102 and 103",
+        ),
         pytest.param(wire().replace(b"1.1", b"1.0"), id="HTTP/1.0"),
         pytest.param(wire().replace(b"\r\n", b"\n"), id="bare line feeds"),
         pytest.param(wire(status=b"200"), id="no reason"),
@@ -1010,17 +1483,91 @@ def test_what_goes_wrong_on_the_wire_has_twilios_own_code_and_ends_in_time(numbe
     assert time.monotonic() - started < 2
 
 
-def test_100_continue_without_end_is_given_up(raw):
-    exchange = Impatient(raw(continue_for_ever).url).text("hello")
+@pytest.mark.parametrize(
+    ("number", "answer"),
+    [
+        pytest.param(None, sized("<Response><Message>café</Message></Response>".encode()), id="UTF-8"),
+        pytest.param(None, sized(b"\xef\xbb\xbf" + HELLO), id="a byte order mark"),
+        pytest.param(None, sized("<?xml version='1.0' encoding='latin-1'?><Response><Message>café</Message></Response>".encode("latin-1")), id="Latin-1 that says so"),
+        pytest.param(None, sized("<?xml version='1.0' encoding='utf-16'?><Response><Message>café</Message></Response>".encode("utf-16")), id="UTF-16"),
+        pytest.param(None, sized(b"caf\xe9", b"Content-Type: text/plain\r\n"), id="plain text that is not UTF-8"),
+        pytest.param(None, sized(head=b"Content-Type: text/xml\r\nSet-Cookie: a=" + b"x" * 60_000 + b"\r\n"), id="a cookie of 60 kB"),
+        pytest.param(11206, sized(head=b"Set-Cookie: a=" + b"x" * 70_000 + b"\r\n"), id="a cookie of 70 kB"),
+        pytest.param(11206, sized(head=b"Set-Cookie: a=1\r\n" * 200), id="200 cookies"),
+        pytest.param(11217, wire(status=b"413 Too Large"), id="an error without a body"),
+        pytest.param(12100, sized("<Response><Message>café</Message></Response>".encode("latin-1")), id="Latin-1"),
+        pytest.param(12100, sized(b"<a>" * 9000), id="deep"),
+        pytest.param(12100, sized(b"\x1f\x8b\x08\0" * 9, b"Content-Type: text/xml\r\nContent-Encoding: gzip\r\n"), id="gzip that nobody asked for"),
+        pytest.param(12300, b"HTTP/1.1 200 OK\r\nno header\r\nContent-Type: text/xml\r\n\r\n" + HELLO, id="a header without a colon"),
+    ],
+)  # fmt: skip
+def test_whatever_the_bytes_say_there_is_an_exchange(number, answer, raw):
+    exchange = Impatient(raw(answer).url).text("hello")
+    check(exchange)
+    assert (code(exchange), len(exchange.messages)) == (number, 0 if number else 1)
+
+
+def reset(connection):
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def reset_midway(connection):
+    connection.sendall(wire(b"<Response>", b"Content-Type: text/xml\r\nContent-Length: 999\r\n"))
+    time.sleep(0.1)
+    reset(connection)
+
+
+@pytest.mark.parametrize("answer", [reset, reset_midway])
+def test_a_connection_that_breaks_is_said_to_have_broken(answer, raw):
+    error = Impatient(raw(answer).url).text("hello").error
+    assert error.code == 11205
+    assert error.detail.startswith("the connection broke: ")
+
+
+def test_a_server_that_accepts_no_tls_in_time_is_given_up(raw):
+    server = raw(sized())
+    server.wrap = lambda connection: time.sleep(9) or connection
+    started = time.monotonic()
+    assert code(Impatient(server.url.replace("http:", "https:")).text("hello")) == 11220
+    assert time.monotonic() - started < 5
+
+
+def test_a_webhook_may_be_at_an_ipv6_address(raw):
+    try:
+        server = raw(sized(), host="::1")
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    phone = Phone(server.url, auth_token=TOKEN)
+    assert phone.text("hello").reply == "Hello"
+    assert f"\r\nHost: {server.url.split('/')[2]}\r\n".encode() in server.requests[0]
+
+
+@slow
+def test_a_webhook_that_drips_a_byte_a_second_is_cut_off_at_fifteen(raw):
+    def byte_a_second(connection):
+        for byte in wire():
+            connection.sendall(bytes([byte]))
+            time.sleep(1)
+
+    started = time.monotonic()
+    exchange = Phone(raw(byte_a_second).url).text("hello")
+    assert (code(exchange), exchange.error.detail) == (11205, "the time is over")
+    assert exchange.answers[0].wire == wire()[: len(exchange.answers[0].wire)] != b""
+    assert 14.9 < time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("answer", [continue_for_ever, hint_for_ever])
+def test_interim_answers_without_end_are_given_up(answer, raw):
+    exchange = Impatient(raw(answer).url).text("hello")
     assert code(exchange) in (11205, 11206)
 
 
 @pytest.mark.parametrize(
     ("location", "number"),
     [
-        ("http://127.0.0.1:1/", 11205), ("http://127.0.0.1:99999/", 11200),
-        (f"http://127.0.0.1:{'9' * 5000}/", 11200), (f"http://{'a' * 70}.example/", 11205),
-        ("http://./", 11205), ("http://[::1", 11200),
+        ("http://127.0.0.1:1/", 11202), ("http://127.0.0.1:99999/", 11200),
+        (f"http://127.0.0.1:{'9' * 5000}/", 11200), (f"http://{'a' * 70}.example/", 11210),
+        ("http://./", 11210), ("http://[::1", 11200),
         ("gopher://127.0.0.1/", 11200),
     ],
 )  # fmt: skip
@@ -1063,7 +1610,7 @@ def test_a_name_that_begins_like_the_webhooks_is_another_place(raw):
     redirect = "<Response><Redirect>https://abc.example.invalid/x</Redirect></Response>"
     server = raw(wire(redirect.encode()), sized())
     exchange = Impatient(server.url, public_url="https://abc.example").text("hello")
-    assert (code(exchange), len(server.requests)) == (11205, 1)
+    assert (code(exchange), len(server.requests)) == (11210, 1)
     assert exchange.requests[1].target.startswith("https://abc.example.invalid/x")
 
 
@@ -1080,14 +1627,14 @@ def test_a_closed_port_is_no_connection():
     with socket.create_server(("127.0.0.1", 0)) as closing:
         port = closing.getsockname()[1]
     exchange = Phone(f"http://127.0.0.1:{port}/sms").text("hello")
-    assert code(exchange) == 11205
+    assert code(exchange) == 11202
     assert "refused" in exchange.error.detail
 
 
 def test_https_that_meets_no_tls_is_an_error(raw):
     server = raw(wire())
     exchange = Impatient(server.url.replace("http:", "https:")).text("hello")
-    assert code(exchange) == 11200
+    assert code(exchange) == 11220
     assert exchange.error.detail.startswith("TLS: ")
 
 
@@ -1105,11 +1652,11 @@ def test_https_is_answered_by_a_certificate_of_its_name_and_by_no_other(raw, tmp
     server.wrap = lambda connection: context.wrap_socket(connection, server_side=True)
     url = server.url.replace("http://127.0.0.1", "https://localhost")
     error = Phone(url).text("hello").error
-    assert error.code == 11200 and "self" in error.detail  # nobody has vouched for it
+    assert error.code == 11237 and "self" in error.detail  # nobody has vouched for it
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
     assert bodies(Phone(url, auth_token=TOKEN).text("hello")) == ["Hello"]
     error = Phone(url.replace("localhost", "127.0.0.1")).text("hello").error
-    assert error.code == 11200 and "127.0.0.1" in error.detail  # the name is another
+    assert error.code == 11235 and "127.0.0.1" in error.detail  # the name is another
 
 
 def test_an_application_that_takes_too_long_is_no_answer():
@@ -1119,10 +1666,21 @@ def test_an_application_that_takes_too_long_is_no_answer():
 
 
 def test_the_fragment_may_ask_for_less_time(raw):
-    for override in ("tt=100", "rt=100"):
+    for override, number in (("tt=100", 11203), ("rt=100", 11205)):
         started = time.monotonic()
         exchange = Phone(f"{raw(silent).url}#{override}").text("hello")
-        assert (code(exchange), time.monotonic() - started < 1) == (11205, True)
+        assert (code(exchange), time.monotonic() - started < 1) == (number, True)
+
+
+def test_rt_is_the_wait_for_each_packet_and_not_for_the_answer(raw):
+    def nine_bytes(connection):
+        whole = sized()
+        connection.sendall(whole[:-9])
+        for byte in whole[-9:]:
+            time.sleep(0.05)
+            connection.sendall(bytes([byte]))
+
+    assert Phone(raw(nine_bytes).url + "#rt=200").text("hello").reply == "Hello"
 
 
 def test_an_answer_that_does_not_come_is_waited_for_again_if_the_fragment_says_so(raw):
@@ -1135,7 +1693,7 @@ def test_an_answer_that_does_not_come_is_waited_for_again_if_the_fragment_says_s
 def test_retries_are_within_the_time_of_all(raw):
     server = raw(silent)
     started = time.monotonic()
-    assert code(Phone(server.url + "#rc=5&rp=rt&rt=200&tt=500").text("hello")) == 11205
+    assert code(Phone(server.url + "#rc=5&rp=rt&rt=200&tt=500").text("hello")) == 11203
     assert time.monotonic() - started < 1
 
 
@@ -1151,13 +1709,13 @@ def test_an_answer_that_is_no_good_can_be_looked_at(answer, kept, raw):
     # The cure for 11206 is to look at the answer's first bytes.
     exchange = Impatient(raw(answer).url).text("hello")
     assert len(exchange.answers) == 1
-    assert exchange.answers[0].startswith(kept)
+    assert exchange.answers[0].wire.startswith(kept)
 
 
 @pytest.mark.parametrize("answer", [b"", silent])
 def test_of_nothing_there_is_no_answer(answer, raw):
     exchange = Impatient(raw(answer).url).text("hello")
-    assert (len(exchange.requests), exchange.answers) == (1, [])
+    assert (len(exchange.requests), exchange.answers) == (1, [None])
 
 
 def test_the_wire_is_shown_in_order_and_escaped(raw):
@@ -1179,7 +1737,7 @@ def test_the_wire_is_shown_in_order_and_escaped(raw):
 
 
 def check(exchange):
-    assert exchange.error is None or exchange.error.code in smsreply.ERRORS
+    assert exchange.error is None or exchange.error.code in ERRORS
     assert str(exchange.error).isprintable()
     assert all(line.isprintable() for line in exchange.wire().splitlines())
     assert len(exchange.answers) <= len(exchange.requests) <= Phone.REDIRECTS + 1
@@ -1266,6 +1824,67 @@ def test_whatever_bytes_a_server_answers_make_an_exchange(raw):
     answered()
 
 
+MISTAKES = [
+    (lambda phone: phone.text(5), TypeError, "a text and its two numbers are of the type str, and not 5"),
+    (lambda phone: phone.text("a", to=5), TypeError, "are of the type str, and not 5"),
+    (lambda phone: phone.text("a", from_=b"+1"), TypeError, "are of the type str, and not b'"),
+    (lambda phone: phone.text(media=5), TypeError, ""),
+    (lambda phone: phone.text(media=[5]), TypeError, ""),
+    (lambda phone: phone.text(media=[(5, "image/png")]), TypeError, "media are URLs, or pairs of a URL and a"),
+    (lambda phone: phone.text(media=[("https://a.example/1",)]), ValueError, ""),
+    (lambda phone: phone.deliver(None), TypeError, ""),
+    (lambda phone: phone.deliver({}, method="PUT"), ValueError, "method='PUT': Twilio sends GET or POST"),
+    (lambda phone: phone.deliver({}, method=5), ValueError, "method=5: Twilio sends GET or POST"),
+    (lambda phone: phone.deliver({}, signature="a\r\nX: y"), ValueError, "cannot be in a header"),
+    (lambda phone: phone.deliver({}, signature=b"a"), ValueError, "b'a' cannot be in a header"),
+    (lambda phone: phone.repeat(None), TypeError, "what is repeated is an Exchange, and not None"),
+    (lambda _: Phone("http://a.example", signature_settings="key=a\n"), ValueError, "cannot be in a header"),
+    (lambda _: Phone("http://a.example", signature_settings=5), ValueError, "5 cannot be in a header"),
+    (lambda _: Phone("http://a.example", public_url=5), TypeError, "a URL is a str, and not 5"),
+    (lambda _: Phone("http://a.example", fallback=5), TypeError, "a fallback is a URL or a WSGI callable, and not 5"),
+    (lambda _: Phone("http://a.example", method=None), ValueError, "method=None: Twilio sends GET or POST"),
+    (lambda _: Phone("http://a.example", statuses=None), TypeError, ""),
+    (lambda _: Phone("http://a.example", auth_token={"AC1": "x"}), TypeError, "an auth token is a str"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mistake", "error", "words"), MISTAKES)
+def test_a_callers_own_mistake_is_a_value_error_or_a_type_error(mistake, error, words):
+    webhook = Webhook(twiml())
+    with pytest.raises(error, match=re.escape(words) or None):
+        mistake(Phone(webhook))
+    assert not webhook.seen
+
+
+def test_an_application_runs_in_the_callers_thread_and_context():
+    seen, variable = [], contextvars.ContextVar("variable")
+
+    def webhook(environ, start_response):
+        seen.append((threading.get_ident(), variable.get(None)))
+        return Webhook(twiml())(environ, start_response)
+
+    variable.set("the test's")
+    Phone(webhook).text("hello")
+    assert seen == [(threading.get_ident(), "the test's")]
+
+
+def test_one_status_needs_no_tuple():
+    webhook = Webhook(response('<Message statusCallback="/status">1</Message>'), twiml(""))
+    Phone(webhook, statuses="failed").text("hello")
+    assert [seen.fields.get("MessageStatus") for seen in webhook.seen] == [None, "failed"]
+
+
+def test_of_an_application_that_never_ends_only_so_much_is_read():
+    def webhook(environ, start_response):
+        start_response(*twiml()[:2])
+        for read.count in range(1, 2000):
+            yield b" " * 10_000
+
+    read = SimpleNamespace(count=0)
+    assert code(Phone(webhook).text("hello")) == 11750
+    assert read.count < 50
+
+
 def test_one_picture_needs_no_list():
     phone = Phone(smsreply.App(lambda message: str(len(message.media)), verify=False))
     assert phone.text(media="https://abc.example/dog.png").messages[0].body == "1"
@@ -1292,7 +1911,7 @@ def test_a_callable_is_told_the_servers_name_and_port(url, name, port, host):
     "url", ["http://localhost/a\r\nX: 1", "http://localhost/a b", "http://localhost/\t"]
 )
 def test_a_url_with_a_character_that_no_url_has_is_refused(url):
-    with pytest.raises(ValueError, match="has a character that no URL has"):
+    with pytest.raises(ValueError, match="has a character that a URL cannot have"):
         Phone(url)
 
 
@@ -1336,7 +1955,7 @@ def test_a_cookie_goes_back_byte_by_byte_as_it_came():
     phone.text("one")
     exchange = phone.text("two")
     assert webhook.seen[1].environ["HTTP_COOKIE"] == "a=caf\xc3\xa9"
-    assert "Cookie: a=café\r\n".encode() in exchange.requests[0]
+    assert "Cookie: a=café\r\n".encode() in exchange.requests[0].wire
 
 
 def test_a_pictures_type_is_guessed_without_its_query():
@@ -1344,9 +1963,22 @@ def test_a_pictures_type_is_guessed_without_its_query():
     assert seen.fields["MediaContentType0"] == "application/pdf"
 
 
+def test_redirects_of_http_are_counted_for_each_document():
+    pair = [moved("/next", "307 T"), response("<Redirect>/sms</Redirect>")]
+    exchange, _ = texted(*pair * 12, twiml())
+    assert (exchange.error, bodies(exchange)) == (None, ["Hello"])
+
+
+def test_a_redirect_does_not_inherit_the_fragment():
+    for lead in (moved("/next", "307 T"), response("<Redirect>/next</Redirect>")):
+        phone = {"public_url": "https://localhost/sms#rc=5&rp=all"}
+        exchange, _ = texted(lead, twiml(status="503 No"), phone=phone)
+        assert [request.kind for request in exchange.requests] == ["message", "redirect"]
+
+
 def test_repeats_are_no_redirects():
     failing = twiml(b"", status="503 Service Unavailable", kind="text/plain")
-    answers = [failing] * 5 + [moved("/a")] + [failing] * 5 + [moved("/b"), twiml()]
+    answers = [failing] * 5 + [moved("/a#rc=5&rp=5xx")] + [failing] * 5 + [moved("/b"), twiml()]
     webhook = Webhook(*answers)
     phone = Phone(webhook, public_url="https://localhost/sms#rc=5&rp=5xx")
     exchange = phone.text("hello")

@@ -226,7 +226,6 @@ def test_fields_are_sorted_by_code_point_and_text_is_utf_8():
 def test_any_other_header_is_false_and_no_exception(signature):
     assert validator.validate(U, P, signature) is False
     assert validator.validate(JSON_URL, JSON, signature) is False
-    assert isinstance(validator.explain(U, P, signature), str)
 
 
 @pytest.mark.parametrize(
@@ -324,9 +323,7 @@ def test_no_other_url_is_accepted(url, signed):
     assert not validator.validate(url, {"From": "A"}, hand_made(f"{signed}FromA"))
 
 
-@pytest.mark.parametrize(
-    "url", [U, JSON_URL, f"{SMS_URL}#rc=2", "https://me:pw@[::1]:1/?#x", "/sms", ""]
-)
+@pytest.mark.parametrize("url", [U, f"{SMS_URL}#rc=2", "https://me:pw@[::1]:1/?#x", "/sms", ""])
 def test_what_is_computed_is_accepted(url):
     assert validator.validate(url, P, validator.compute_signature(url, P))
 
@@ -361,9 +358,18 @@ def test_a_hash_may_stand_anywhere_in_the_query(query):
     assert not validator.validate(url, "[]", signature)
 
 
-def test_of_two_hashes_the_first_one_counts():
-    url = f"{SMS_URL}?bodySHA256={hashlib.sha256(b'{}').hexdigest()}&bodySHA256=0"
-    assert validator.validate(url, "{}", hand_made(url))
+def test_a_url_with_two_hashes_is_refused():
+    right = hashlib.sha256(b"{}").hexdigest()
+    for first, second in ((right, "0"), ("0", right), (right, right)):
+        url = f"{SMS_URL}?bodySHA256={first}&bodySHA256={second}"
+        assert not validator.validate(url, "{}", hand_made(url))
+
+
+@pytest.mark.parametrize("params", [None, {}, [], P])
+def test_where_the_url_has_a_hash_the_body_must_be_given(params):
+    assert not validator.validate(JSON_URL, params, hand_made(JSON_URL))
+    signature = validator.compute_signature(JSON_URL, params)
+    assert not validator.validate(JSON_URL, params, signature)
 
 
 def test_a_hash_is_read_from_the_query_alone():
@@ -386,12 +392,12 @@ def test_a_value_may_be_a_number():
     )
 
 
-@pytest.mark.parametrize("tokens", [b"12345", [b"12345"], ["", None, "12345"], (" ", "12345")])
+@pytest.mark.parametrize("tokens", [b"12345", [b"12345"], ["", "12345"], (" ", "12345")])
 def test_tokens_may_be_bytes_and_blank_ones_do_not_count(tokens):
     assert RequestValidator(tokens).compute_signature(U, P) == SIGNATURE
 
 
-@pytest.mark.parametrize("token", ["", b"", " \t", None, [], ["", " ", None]])
+@pytest.mark.parametrize("token", ["", b"", " \t", None, [], ["", " "]])
 def test_a_blank_token_signs_nothing(token):
     with pytest.raises(ValueError, match="^the token is blank: "):
         RequestValidator(token)

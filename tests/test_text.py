@@ -14,6 +14,9 @@ from conftest import PYTHON, ROOT, TOKEN
 from test_phone import HELLO, RawServer, sized, wire
 
 import smsreply
+from smsphone import Phone
+from smsphone.command import main
+from smsphone.errors import ERRORS
 
 ESCAPE = "\x1b]0;title\x07\x1b[2J\x1b[31mred\x9b1m\u202etxt.exe\r\b"
 EVIL = ESCAPE.encode()
@@ -127,6 +130,67 @@ def test_get_sends_a_get(serve, text):
     assert serve.servers[0].requests[1].startswith(b"POST /sms HTTP/1.1\r\n")
 
 
+def test_a_shared_keys_settings_are_signed_with_and_sent(serve, text):
+    settings = "key=SK0123,algorithm=HMAC_SHA256"
+    url = serve(sized())
+    assert text(url, "hello", "--signature-settings", settings) == (0, ["Hello"], [])
+    head = serve.servers[0].requests[0].partition(b"\r\n\r\n")[0]
+    assert f"X-Twilio-Webhooks-Signature-Settings: {settings}".encode() in head
+    assert re.search(rb"X-Twilio-Signature: [^\r]{44}\r", head)  # SHA-256, in base64
+
+
+def test_replay_sends_each_saved_message_to_the_webhook(serve, text, tmp_path):
+    file = tmp_path / "saved.jsonl"
+    url = serve(sized())
+    for body in ("one", "two & three"):
+        Phone(url, auth_token=TOKEN).text(body).save(file)
+    assert text(url, "--replay", str(file)) == (0, ["Hello", "Hello"], [])
+    sent = [request.partition(b"\r\n\r\n")[2] for request in serve.servers[0].requests]
+    assert sent[:2] == sent[2:]
+
+
+@pytest.mark.parametrize("code", [11200, 14109, 57012])
+def test_explain_tells_what_a_code_means_and_what_helps(code, capsys):
+    assert smsreply.main(["explain", str(code)]) == 0
+    level, meaning, cure = ERRORS[code]
+    out, err = capsys.readouterr()
+    assert (out.splitlines(), err) == ([f"{code} ({level}): {meaning}", f"What to do: {cure}"], "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["explain", "5"], "5 is not an error code that a webhook for messages can meet"),
+        (["explain", "abc"], "'abc' is not an error code: these are numbers"),
+        (["explain", "-1"], ""),
+        (["explain"], "explain needs an error code, or --url"),
+        (
+            ["explain", "11200", "--url", "http://a.example/"],
+            "an error code or --url, and not both",
+        ),
+        (["phone", "--port", "99999"], "invalid port number value: '99999'"),
+    ],
+)
+def test_what_is_no_code_or_port_is_said_with_status_2(arguments, says, capsys):
+    try:
+        status = smsreply.main(arguments)
+    except SystemExit as done:  # as argparse ends
+        status = done.code
+    out, err = capsys.readouterr()
+    assert (status, out) == (2, "")
+    assert says in err
+
+
+@pytest.mark.parametrize("command", ["text", "phone", "explain", "check"])
+def test_help_says_what_each_option_is_for(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        main([command, "--help"])
+    assert done.value.code == 0
+    options = capsys.readouterr().out.partition("\n\n")[2]
+    for line in re.findall(r"^  (--?\w.*(?:\n {10,}.*)*)", options, re.M):
+        assert len(re.sub(r"^.*?(  |\n) +", "", line)) > 10, line
+
+
 def test_media_needs_no_text(serve, text):
     url = serve(sized())
     assert text(url, "--media", "https://a.example/1.png", stdin="not read") == (0, ["Hello"], [])
@@ -207,14 +271,14 @@ def test_a_conversation_goes_on_after_an_error_which_is_its_status(serve, text):
     ("answer", "code"),
     [
         (wire(status=b"403 Forbidden"), 11217), (b"SSH-2.0\r\n", 11206), (b"", 11205),
-        (wire(b"<Response>"), 12100), (wire(b"<Response><Say/></Response>"), 12200),
+        (wire(b"<Response>"), 12100), (wire(b"<Response><Sai/></Response>"), 12200),
         (wire(head=b""), 12300), (wire(b"<Response><Message/></Response>"), 14103),
-        (wire(b"<Response><Redirect/></Response>"), 11215), (wire(b" " * 70_000), 11750),
+        (wire(b"<Response><Redirect/></Response>"), 14106), (wire(b" " * 70_000), 11750),
     ],
 )  # fmt: skip
 def test_the_error_is_on_stderr_with_its_code_meaning_and_cure(answer, code, serve, text):
     status, lines, errors = text(serve(answer), "hello")
-    meaning, cure = smsreply.ERRORS[code]
+    _, meaning, cure = ERRORS[code]
     assert (status, lines, len(errors)) == (1, [], 1)
     assert re.fullmatch(rf"smsreply: {code}: {re.escape(meaning)}.*: {re.escape(cure)}", errors[0])
 
@@ -232,6 +296,8 @@ def test_what_was_sent_before_an_error_is_printed(serve, text):
         (["--public-url", "ftp://x"], "smsreply: 'ftp://x' is not a URL like https://abc.example/sms"),
         (["--param", "Body"], "smsreply: 'Body' is not like NAME=VALUE"),
         (["--param", "=1"], "smsreply: '=1' is not like NAME=VALUE"),
+        (["--replay", "/no/such/file"], "smsreply: cannot read /no/such/file: No such file or directory"),
+        (["--signature-settings", "algorithm=MD5"], "smsreply: 'MD5' is neither of HMAC_SHA1, HMAC_SHA256"),
     ],
 )  # fmt: skip
 def test_a_wrong_argument_is_status_2_and_one_line(arguments, says, text):

@@ -72,3 +72,11 @@ def test_pyright_sees_the_types_of_a_users_program(program):
     command = (sys.executable, "-m", "pyright", "bot.py")
     revealed = r'bot\.py:(\d+):\d+ - information: Type of ".*" is "(.*)"'
     check(command, program, revealed, r"bot\.py:(\d+):\d+ - error")
+
+
+def test_mypy_finds_nothing_in_a_project_that_has_the_file_beside_it(program):
+    pytest.importorskip("mypy")
+    (program / "bot.py").write_text("import smsreply\n\napp = smsreply.App(lambda message: None)\n")
+    command = (sys.executable, "-m", "mypy", "--strict", "--cache-dir", program / "cache", ".")
+    result = subprocess.run(command, cwd=program, check=False, capture_output=True, text=True)
+    assert result.stdout.startswith("Success: no issues found in 2 source files"), result.stdout

@@ -13,13 +13,14 @@ import importlib
 import importlib.util
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import PYTHON, TOKEN, free_port, running
+from conftest import PYTHON, ROOT, TOKEN, free_port, running
 
-import smsreply
-from smsreply import App, Phone
+from smsphone import Phone, explain
+from smsreply import App
 
 QUEST = "I'm busy questing right now!"
 NUMBER = "+14017122661"
@@ -253,15 +254,13 @@ def test_a_flask_view_can_leave_all_of_it_to_an_app():
 
 def test_a_flask_view_that_refuses_is_told_the_cure_by_the_proxys_headers():
     flask = pytest.importorskip("flask")
-    site, validator, said = flask.Flask("site"), smsreply.RequestValidator(TOKEN), []
+    site, said = flask.Flask("site"), []
 
     @site.post("/sms")
     def sms():
         request = flask.request
         signature = request.headers.get("X-Twilio-Signature", "")
-        said.append(
-            validator.explain(request.url, request.form, signature, headers=request.headers)
-        )
+        said.append(explain(TOKEN, request.url, request.form, signature, headers=request.headers))
         return "", 403
 
     def behind_a_proxy(environ, start_response):
@@ -273,3 +272,185 @@ def test_a_flask_view_that_refuses_is_told_the_cure_by_the_proxys_headers():
     assert said[0].startswith(
         'signed for https://localhost/sms: pass public_url="https://localhost"'
     )
+
+
+# A Flask program that does all that the phone obeys, by the helper library's means.
+ORDERS = """
+import os
+from flask import Flask, abort, redirect, request
+from twilio.request_validator import (
+    SIGNATURE_HEADER, SIGNATURE_SETTINGS_HEADER, RequestValidator, get_signature_algorithm
+)
+from twilio.twiml.messaging_response import MessagingResponse
+
+app = Flask(__name__)
+told = []
+
+@app.before_request
+def verify():
+    algorithm = get_signature_algorithm(request.headers.get(SIGNATURE_SETTINGS_HEADER))
+    signature = request.headers.get(SIGNATURE_HEADER, "")
+    for secret in os.environ["SECRETS"].split():
+        if RequestValidator(secret).validate(request.url, request.form, signature, algorithm):
+            return
+    abort(403)
+
+@app.post("/sms")
+def sms():
+    body, response = request.form["Body"], MessagingResponse()
+    if body == "crash":
+        raise KeyError("order")
+    if body == "moved":
+        return redirect("/again", 307)
+    if body == "status":
+        response.message("sent", status_callback="/status")
+    if body == "action":
+        response.message("first", action="/action", status_callback="/status")
+    if body == "eleven":
+        for number in range(11):
+            response.message(str(number))
+    if body == "who":
+        response.message(f"{request.form.get('ExternalUserId')} {request.form.get('WaId')}")
+    return str(response), {"Content-Type": "text/xml"}
+
+@app.post("/again")
+def again():
+    response = MessagingResponse()
+    response.message("moved")
+    return str(response)
+
+@app.post("/status")
+def status():
+    told.append(request.form["MessageStatus"])
+    return "", 204
+
+@app.post("/action")
+def action():
+    response = MessagingResponse()
+    response.message(f"second, after {request.form['MessageStatus']}")
+    return str(response)
+
+@app.post("/fallback")
+def fallback():
+    response = MessagingResponse()
+    response.message(f"sorry: {request.form['ErrorCode']} at {request.form['ErrorUrl']}")
+    return str(response)
+"""
+
+
+@pytest.fixture(params=["in this process", "over a socket"])
+def orders(request, tmp_path, monkeypatch):
+    """Return a function that makes a phone for the Flask program, here or over a socket."""
+    pytest.importorskip("flask")
+    pytest.importorskip("twilio")
+    monkeypatch.setenv("SECRETS", f"{TOKEN} shared-one shared-two")
+    if request.param == "over a socket":
+        with flask(tmp_path, ORDERS, SECRETS=f"{TOKEN} shared-one shared-two") as (url, _):
+            yield lambda **more: Phone(
+                url, **{"auth_token": TOKEN, "fallback": url.replace("sms", "fallback"), **more}
+            )
+        return
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "orders_in_flask.py").write_text(ORDERS)
+    app = importlib.import_module("orders_in_flask").app
+    fallback = "https://localhost/fallback"
+    yield lambda **more: Phone(app, **{"auth_token": TOKEN, "fallback": fallback, **more})
+
+
+def kinds(exchange):
+    return [request.kind for request in exchange.requests]
+
+
+def test_a_flask_program_is_told_and_obeyed_as_twilio_would(orders):
+    phone = orders()
+    exchange = phone.text("moved")
+    assert (exchange.reply, kinds(exchange)) == ("moved", ["message", "redirect"])
+    exchange = phone.text("status")
+    assert (exchange.reply, kinds(exchange)) == ("sent", ["message", "status", "status"])
+    exchange = phone.text("action")
+    assert bodies(exchange) == ["first", "second, after sent"]
+    assert kinds(exchange) == ["message", "action", "status"]
+    exchange = phone.text("eleven")
+    assert (exchange.error.code, len(exchange.messages)) == (14109, 10)
+
+
+def test_a_flask_program_that_fails_has_its_fallback_and_its_error(orders):
+    phone = orders()
+    exchange = phone.text("crash")
+    assert exchange.reply == f"sorry: 11217 at {phone.url}"
+    assert (kinds(exchange), exchange.answers[0].status) == (["message", "fallback"], 500)
+    assert [error.code for error in exchange.errors] == [11217]
+    if phone.url.startswith("https://localhost"):
+        assert "the webhook logged: Exception on /sms [POST]: KeyError: 'order'" in repr(exchange)
+
+
+def test_the_helper_librarys_validator_accepts_a_shared_key(orders):
+    settings = "key=SK0123,algorithm=HMAC_SHA256"
+    for secret in ("shared-one", "shared-two"):
+        phone = orders(auth_token=secret, signature_settings=settings)
+        assert phone.text("moved").reply == "moved"
+    refused = orders(auth_token="unknown", signature_settings=settings, fallback=None)
+    assert_refused(refused.text("moved"), 403)
+
+
+def test_a_flask_program_hears_who_a_whatsapp_user_is(orders):
+    named = orders(number="whatsapp:US.1349").text("who")
+    assert (named.reply, named.messages[0].to) == ("US.1349 None", "whatsapp:US.1349")
+    assert orders(number="whatsapp:+14017122661").text("who").reply.endswith(" 14017122661")
+
+
+def test_a_flask_program_is_replayed_what_was_saved(orders, tmp_path):
+    phone, file = orders(), tmp_path / "saved.jsonl"
+    phone.text("moved").save(file)
+    phone.text("status").save(file, mask=True)
+    first, masked = phone.replay(file)
+    assert first.reply == "moved"
+    assert (masked.messages, masked.error) == ([], None)  # its Body is masked, and it is signed
+
+
+DJANGO = """
+from django.conf import settings
+
+settings.configure(SECRET_KEY="x", ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"])
+import logging
+import django
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpResponse
+from django.urls import path
+from django.views.decorators.csrf import csrf_exempt
+from twilio.request_validator import RequestValidator
+from smsphone import Phone
+
+@csrf_exempt
+def sms(request):
+    signature = request.headers.get("X-Twilio-Signature", "")
+    url = request.build_absolute_uri()
+    if not RequestValidator("12345").validate(url, request.POST, signature):
+        return HttpResponse("no", status=403)
+    if request.POST["Body"] == "crash":
+        raise KeyError("order")
+    return HttpResponse(f"<Response><Message>{request.POST['From']}</Message></Response>")
+
+urlpatterns = [path("sms", sms)]
+django.setup()
+logging.basicConfig()
+phone = Phone(get_wsgi_application(), auth_token="12345")
+print(phone.text("hello").reply)
+print(phone.text("crash"))
+print(Phone(get_wsgi_application(), auth_token="other").text("hello").error.detail)
+"""
+
+
+def test_a_django_project_is_a_wsgi_callable_and_needs_no_server(tmp_path):
+    for package in ("django", "twilio"):
+        if not importlib.util.find_spec(package):
+            pytest.skip(f"{package} is not installed")
+    (tmp_path / "site_of_one_file.py").write_text(DJANGO)
+    done = subprocess.run(
+        [PYTHON, "site_of_one_file.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        check=False, env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    reply, story, refused = done.stdout.splitlines()
+    assert (reply, refused) == ("+15005550001", "status 403")
+    assert "the webhook logged: Internal Server Error: /sms: KeyError: 'order'" in story
