@@ -65,6 +65,7 @@ import queue
 import re
 import threading
 import time
+import weakref
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 TYPE_CHECKING = False  # typing itself is not needed to run, and takes time to import
@@ -1957,6 +1958,7 @@ class SQLiteCache:
         self._path = os.path.abspath(path)
         # By process: a child must not use, nor even close, a connection of its parent's.
         self._connections: dict[int, tuple[Any, threading.Lock]] = {}
+        weakref.finalize(self, close_connection, self._connections).atexit = False
         self._cleaned = time.time()
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         try:
@@ -2021,6 +2023,12 @@ class SQLiteCache:
     def delete(self, key: str) -> bool:
         changed, _ = self._do("DELETE FROM kept WHERE key = ?", key)
         return changed == 1
+
+
+def close_connection(connections: dict[int, tuple[Any, threading.Lock]]) -> None:
+    """Close this process's own, if there is one."""
+    if os.getpid() in connections:
+        connections[os.getpid()][0].close()
 
 
 # --------------------------------------------------------------------------- 7. Serve

@@ -75,7 +75,8 @@ def test_what_is_over_takes_no_room(path, clock):
         cache.set(f"key {number}", "x", 60)
     clock[0] += 61
     cache.set("one more", "x", 60)
-    [(count,)] = sqlite3.connect(path).execute("SELECT COUNT(*) FROM kept")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        [(count,)] = connection.execute("SELECT COUNT(*) FROM kept")
     assert count == 1
 
 
