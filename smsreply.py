@@ -28,12 +28,12 @@ its sections in the order in which a message travels:
 The first five are one method, `App.__call__`.  Without the handling of errors, that is:
 
     handler = self._handler_for(environ)
-    fields, query, target = read(environ)                                # 1. Read
-    url, signed, sessions = self._verify(environ, target, fields)        # 2. Verify
-    message = understand(fields, query, url)                             # 3. Understand
-    new_cookie = sessions.open(message, environ.get("HTTP_COOKIE"))
-    answer = self._answer(handler, message, signed, new_cookie)          # 4. Write
-    start_response(answer.status, answer.headers())                      # 5. Answer
+    fields, query, target = read(environ)                                   # 1. Read
+    url, signed_fields, sessions = self._verify(environ, target, fields)    # 2. Verify
+    message = understand(fields, query, url)                                # 3. Understand
+    cookie_for = sessions.load_into(message, environ.get("HTTP_COOKIE"))
+    answer = self._answer(handler, message, signed_fields, cookie_for)      # 4. Write
+    start_response(answer.status, answer.headers())                         # 5. Answer
     return [answer.body]
 
 The module needs nothing but Python.  It sends no message on its own (Twilio's REST API
@@ -48,7 +48,7 @@ from __future__ import annotations
 
 import sys
 
-# In PyPy, say, str(response) would be a plain str, and a customer would be texted its markup.
+# In PyPy str(response) is a plain str, so a customer would be sent the markup as a text.
 if sys.version_info < (3, 9, 2) or sys.implementation.name != "cpython":
     sys.exit("smsreply needs CPython 3.9.2 or newer, and this is " + " ".join(sys.version.split()))
 
@@ -66,7 +66,7 @@ import re
 import threading
 import time
 import weakref
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes, urlencode
 
 TYPE_CHECKING = False  # typing itself is not needed to run, and takes time to import
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ if TYPE_CHECKING:
     Part = Union[None, str, "Message", "Redirect"]
     Reply = Union[Part, bytes, HasTwiML, "list[Part]", "tuple[Part, ...]"]
     Handler = Callable[["IncomingMessage"], Union[Reply, Awaitable[Reply]]]
-    NewCookie = Callable[[dict[str, Any]], str]
+    CookieFor = Callable[[dict[str, Any]], str]
     Headers = tuple[tuple[str, str], ...]
     Tokens = Union[str, bytes, Iterable[Union[str, bytes]]]
     AuthToken = Union[Tokens, Mapping[str, Tokens], None]
@@ -164,24 +164,24 @@ def traceback_text(error: BaseException) -> str:
     import traceback
 
     try:
-        told = "".join(traceback.format_exception(type(error), error, error.__traceback__, -20))
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__, -20))
     except Exception as broken:  # an exception's own methods may raise
-        told = f"{type(error).__name__}; printing it raised {type(broken).__name__}"
-    lines = told[-20_000:].strip().split("\n")
+        text = f"{type(error).__name__}; printing it raised {type(broken).__name__}"
+    lines = text[-20_000:].strip().split("\n")
     return "\n".join(["    | " + printable(line) for line in lines])
 
 
 class Seldom:
-    """Let through one log line a second of each kind, and count the others.
+    """Lets through one log line of each kind a second, and counts the others.
 
-    A flood of bad requests then costs no more than refusing them.
+    So a flood of bad requests costs no more than refusing them.
     """
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[float, int]] = {}
 
-    def admits(self, kind: str) -> str | None:
-        """Return None to hold the line back; else a remark on how many were held back."""
+    def suffix_for(self, kind: str) -> str | None:
+        """Return what to put behind a line of this *kind*, or None to hold the line back."""
         now = time.monotonic()
         last, held_back = self._seen.get(kind, (now - 1, 0))
         if now - last < 1:
@@ -258,7 +258,7 @@ def request_target(environ: WSGIEnvironment) -> str:
     Twilio signs the raw ones.  `read` takes the query from here too, so it reads what
     Twilio signed.
     """
-    target = environ.get("REQUEST_URI") or environ.get("RAW_URI") or environ.get("smsreply.url")
+    target = raw_target(environ) or environ.get("smsreply.url")
     if not target:  # the server has only the decoded path: most programs would spell it so
         query = environ.get("QUERY_STRING")
         target = quote(path_of(environ).encode("latin-1", "replace"), safe=PATH_CHARACTERS)
@@ -275,6 +275,11 @@ def request_target(environ: WSGIEnvironment) -> str:
     return rest if rest.startswith("/") else "/" + rest
 
 
+def raw_target(environ: WSGIEnvironment) -> str:
+    """Return the target as the client sent it; "" from a server that keeps no such thing."""
+    return environ.get("REQUEST_URI") or environ.get("RAW_URI") or ""
+
+
 def path_of(environ: WSGIEnvironment) -> str:
     """Return the path, decoded, with a byte in each character."""
     return (environ.get("SCRIPT_NAME") or "") + (environ.get("PATH_INFO") or "") or "/"
@@ -285,8 +290,8 @@ def read_body(environ: WSGIEnvironment) -> bytes:
     length = str(environ.get("CONTENT_LENGTH") or "")
     chunked = environ.get("HTTP_TRANSFER_ENCODING")
     # A server that decodes chunks says so by this key: then the input has an end.
-    ends = (chunked or not length) and environ.get("wsgi.input_terminated")
-    if ends:
+    has_end = (chunked or not length) and environ.get("wsgi.input_terminated")
+    if has_end:
         size = MAX_BODY + 1  # the one byte more tells that the body is too long
     elif chunked:
         text = "this server does not decode chunks: send a Content-Length"
@@ -304,9 +309,9 @@ def read_body(environ: WSGIEnvironment) -> bytes:
             body += more
     except Exception as error:  # the client left, sent nothing for long, or sent bad chunks
         raise Refused("the body did not come") from error
-    if ends and len(body) == size:
+    if has_end and len(body) == size:
         raise too_large("body", MAX_BODY)
-    if len(body) < size and not ends:
+    if len(body) < size and not has_end:
         raise Refused("the body is shorter than its Content-Length, or was read before")
     return body
 
@@ -319,7 +324,7 @@ def parse(form: bytes, name: str = "form") -> Fields:
     >>> parse(b"From=%2B14017122661&FromZip=&Body=Caf%C3%A9+%26+cake")
     {'From': '+14017122661', 'FromZip': '', 'Body': 'Café & cake'}
     """
-    marks = form.translate(None, NO_MARKS)
+    marks = form.translate(None, PLAIN_BYTES)
     if marks.count(b"&") >= MAX_FIELDS:
         raise Refused(f"the {name} has over {MAX_FIELDS} fields")
     try:
@@ -345,7 +350,7 @@ FORM_MARKS = bytes.maketrans(b"%+&=", b"= \x00\x00")
 # All bytes but those that parse_at_once must see.  These are & and =, whose order it checks,
 # and two kinds that it leaves to parse_each: ends of lines, since quoted-printable may join
 # lines, and bytes beyond ASCII, since such a byte and an escape may be one letter together.
-NO_MARKS = bytes(set(range(128)) - set(b"&=\r\n"))
+PLAIN_BYTES = bytes(set(range(128)) - set(b"&=\r\n"))
 
 
 def parse_at_once(form: bytes, marks: bytes) -> dict[str, str]:
@@ -395,10 +400,10 @@ def requested_urls(
     path, mark, query = target.partition("?")
     if public_url and path == "/":  # a router stripped the path; Twilio's may have no slash
         yield origin + mark + query
-    if environ.get("REQUEST_URI") or environ.get("RAW_URI"):
+    if raw_target(environ):
         return
     # The server has lost the raw form.  These are the usual spellings.
-    plain = unquote(path, "latin-1").encode("latin-1", "replace")
+    plain = unquote_to_bytes(path)
     paths = [path] + [quote(plain, safe=safe) for safe in ("/", "/:@", PATH_CHARACTERS)]
     paths += [re.sub("%..", lambda escape: escape[0].lower(), other) for other in paths]
     pairs = parse_qsl(query, keep_blank_values=True, separator="&")
@@ -427,9 +432,9 @@ def server_origin(environ: WSGIEnvironment) -> str:
 def other_spellings(uri: str) -> Iterator[str]:
     """Yield the other forms in which Twilio may have signed *uri*, the likeliest first.
 
-    Twilio signs some requests with the default port in the URL and some without; it drops
-    credentials or keeps them; it puts "/" where there is no path, or does not.  All these
-    forms name the same resource, so a forger gains nothing if each one is accepted.
+    Twilio signs some requests with the port in the URL and some without; it drops
+    credentials or keeps them; it puts "/" where there is no path, or does not.  Its helper
+    libraries accept these forms, too.  A forger can sign none of them.
     """
     parts = URL_PARTS.fullmatch(uri)
     if not parts:
@@ -544,6 +549,10 @@ def to_tokens(auth_token: Tokens | None) -> list[bytes]:
     return [to_bytes(token) for token in tokens if token.strip()]
 
 
+def token_of_environment() -> str:
+    return os.environ.get("TWILIO_AUTH_TOKEN", "").strip()  # a secret's file ends in a newline
+
+
 class RequestValidator:
     """Twilio's signature, with the interface of its helper library's class of this name.
 
@@ -613,7 +622,7 @@ class RequestValidator:
     def matches(
         self, uri: str, signed_fields: str, signature: str | bytes, algorithm: str = HMAC_SHA1
     ) -> bool:
-        """Return whether a token signed *uri*, in any spelling, with *signed_fields* after it.
+        """Return whether a token signed *uri*, or another spelling of it, with these fields.
 
         *signed_fields* is what `signed_string` makes of the fields.  *uri* has no fragment.
         """
@@ -636,7 +645,8 @@ def body_hashes(uri: str) -> list[str]:
 # --- Why a signature does not match: the likely causes.  smsphone.explain finds the others.
 
 ADVICE = 'pass public_url="{}"'
-# Finding the cause takes at most so many tries, of so many characters in all: some 10 ms.
+# Limits on the search for the cause: how many URLs are tried, and how many characters are
+# hashed in all.  It takes some 10 ms at most.
 MAX_TRIES = 500
 MAX_TRIED = 512 * 1024
 # What gateways strip from the front of a path.
@@ -667,14 +677,17 @@ def why_not_signed(
     if key:
         key = printable(key, 60)
         return f"it is signed with SharedKey {key}: add that key's secret to the auth tokens"
-    told = printable(headers.get("x-forwarded-host", ""), 100)
-    raw = environ.get("REQUEST_URI") or environ.get("RAW_URI") or environ.get("smsreply.url")
-    lost = "" if raw else " (this host passes on no raw path, so escapes in it may be lost)"
+    its_host = printable(headers.get("x-forwarded-host", ""), 100)
+    lost = (
+        ""
+        if raw_target(environ)
+        else " (this host passes on no raw path, so escapes in it may be lost)"
+    )
     return (
-        f"neither {shown(url)} nor a URL much like it is signed with this auth token: if the URL in"
-        f" Twilio's console begins otherwise, {advice.format('what it has before this path')}; if"
-        f" not, check the token{lost}"
-        + (f" (a proxy was asked for the host {told})" if told else "")
+        f"the signature fits neither {shown(url)} nor a URL much like it: if the URL in Twilio's"
+        f" console has another scheme or host, {advice.format('that URL up to this path')}; if not,"
+        f" check the auth token{lost}"
+        + (f" (the header X-Forwarded-Host says {its_host})" if its_host else "")
     )
 
 
@@ -708,12 +721,12 @@ def public_urls_like(came: re.Match[str], headers: Mapping[str, str]) -> Iterato
     """Yield scheme, host, port and prefix as a proxy may have seen them, the likeliest first."""
     scheme, _, host, port, _ = came.groups(default="")
     forwarded = [headers.get(f"x-forwarded-{n}", "") for n in ("proto", "host", "port", "prefix")]
-    proto, told, its_port, prefix = [
+    proto, its_host, its_port, prefix = [
         re.sub(r"[?#@\\\s]", "", value.partition(",")[0]).strip("/") for value in forwarded
     ]
     own = f"{host}:{port}" if port else host
-    bare = re.sub(r":\d*$", "", told or own)
-    hosts = [told or own, bare, f"{bare}:{its_port}" if its_port else own, own, host]
+    bare = re.sub(r":\d*$", "", its_host or own)
+    hosts = [its_host or own, bare, f"{bare}:{its_port}" if its_port else own, own, host]
     hosts += [host[4:] if host.startswith("www.") else f"www.{host}", host.lower()]
     schemes = [proto] if proto in DEFAULT_PORTS else []
     schemes += ["http" if scheme.lower() == "https" else "https", scheme.lower()]
@@ -751,7 +764,8 @@ class IncomingMessage(dict[str, str]):
 
     *url* is the URL as Twilio requested it.  *query* is a dict of its query: what you added
     to the webhook's URL; in a GET, the message's fields too.  *session* is a dict of JSON
-    values, kept for this pair of numbers for up to four hours (see `Sessions`).
+    values, kept for this pair of numbers for up to four hours (see `Sessions`).  As JSON has
+    it, a tuple in it comes back as a list, and a number that is a key in it as a str.
 
     >>> message = IncomingMessage({"From": "+14017122661", "Body": "Hello", "NumMedia": "0"})
     >>> message.from_, message.body, message.media
@@ -814,12 +828,12 @@ def understand(fields: Fields, query: Fields, url: str) -> IncomingMessage:
     message = IncomingMessage(fields, url=url, query=query)
     # Numbers and texts are personal, so only DEBUG has them.  The development server shows it.
     if log.isEnabledFor(logging.DEBUG):
-        told = "Incoming message from %s: %s", message.from_, message.body
+        line = "Incoming message from %s: %s", message.from_, message.body
         if "MessageStatus" in message:
-            told = "Status of the message to %s: %s", message.to, message["MessageStatus"]
+            line = "Status of the message to %s: %s", message.to, message["MessageStatus"]
         elif "EventType" in message or not message.from_:
-            told = "Incoming event %s: %s", message.get("EventType", ""), ", ".join(message)
-        log.debug(told[0], *map(printable, told[1:]))
+            line = "Incoming event %s: %s", message.get("EventType", ""), ", ".join(message)
+        log.debug(line[0], *map(printable, line[1:]))
     return message
 
 
@@ -842,19 +856,20 @@ class Sessions:
     """
 
     NAME = "smsreply"
+    MAX_COOKIES = 16384  # bytes, of all cookies of a request: RFC 6265 wants room for four
     MAX_COOKIE = 4096  # bytes, name and attributes included: RFC 6265, section 6.1
 
     def __init__(self, tokens: list[bytes]) -> None:
         keys = [hmac.digest(token, b"smsreply session", "sha256") for token in tokens]
         self._signers = [Signer(key) for key in keys]
 
-    def open(self, message: IncomingMessage, cookies: str | None) -> NewCookie:
+    def load_into(self, message: IncomingMessage, cookies: str | None) -> CookieFor:
         """Fill in the session of *message*; return a function from a session to its cookie.
 
         That function has what it needs of the message: the handler may change its message.
         """
         pair, secure = (message.from_, message.to), message.url.startswith("https:")
-        text = self._genuine(pair, cookies) if cookies and len(cookies) <= 16384 else ""
+        text = self._genuine(pair, cookies) if cookies and len(cookies) <= self.MAX_COOKIES else ""
         if text:
             import json
 
@@ -862,7 +877,7 @@ class Sessions:
                 message.session = json.loads(text)
             except RecursionError:  # more of the stack was free when it was written
                 text = ""
-        return functools.partial(self.new_cookie, pair, secure, text)
+        return functools.partial(self._cookie, pair, secure, text)
 
     def _genuine(self, pair: tuple[str, str], cookies: str) -> str:
         """Return the JSON in the first genuine cookie of this pair; "" if there is none."""
@@ -877,7 +892,7 @@ class Sessions:
                     return binascii.a2b_base64(rest[1]).decode()
         return ""
 
-    def new_cookie(
+    def _cookie(
         self, pair: tuple[str, str], secure: bool, before: str, session: dict[str, Any]
     ) -> str:
         """Return the ``Set-Cookie`` for *session*; "" if it is still the JSON *before*.
@@ -903,7 +918,7 @@ class Sessions:
 def json_of(session: dict[str, Any]) -> str:
     import json
 
-    # json.dumps would silently turn a number, as a key, into a str.
+    # json.dumps would silently make a str of a number; deeper down that is not checked.
     if not (isinstance(session, dict) and all(isinstance(key, str) for key in session)):
         raise TypeError("the session is a dict, and each of its keys is a str")
     return json.dumps(session, separators=(",", ":"), allow_nan=False)
@@ -918,11 +933,12 @@ MAX_MESSAGE = 1600
 # Twilio sends no more in reply to one message (error 14109).
 MAX_MESSAGES = 10
 
-# One message of a text: all the rest, if it fits; or as much as ends in white space; or as
-# much of a long word as fits.  A character of two UTF-16 units has a U+0000 behind it here
-# (see `split_text`), and the two are never parted.
+# One message of a text, as long as it may be.  A character of two UTF-16 units has a U+0000
+# behind it here (see `split_text`), and the two are never parted.
 PIECE = re.compile(
-    rf"(?s).{{1,{MAX_MESSAGE}}}\Z|.{{0,{MAX_MESSAGE - 1}}}\s|.{{1,{MAX_MESSAGE}}}(?!\0)"
+    rf"(?s).{{1,{MAX_MESSAGE}}}\Z"  # all the rest, if it fits
+    rf"|.{{0,{MAX_MESSAGE - 1}}}\s"  # or else up to white space
+    rf"|.{{1,{MAX_MESSAGE}}}(?!\0)"  # or else a part of a long word
 )
 XML_DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>'
 EMPTY = f"{XML_DECLARATION}<Response />".encode()
@@ -941,10 +957,10 @@ XML_NAME = re.compile(r"(?:xml:)?[A-Za-z_][A-Za-z0-9_.-]*")
 
 
 class Element:
-    """A row of the table below: what an element of one name takes, and what it holds.
+    """What an element of one name may take and hold: a row of `ELEMENTS`.
 
-    *text* names the argument that becomes the element's text; a "?" after it says that it
-    may be left out.  *attributes* and *holds* are names with spaces between them.  The
+    *text* names the argument that becomes the element's text; a "?" after the name says
+    that there may be none.  *attributes* and *holds* are names with spaces between them.  The
     attributes are in the order of the helper library's arguments.
     """
 
@@ -1018,7 +1034,10 @@ class TwiML:
         element = ELEMENTS.get(self.name) or Element("value?")
         if len(values) > len(element.arguments):
             raise TypeError(f"<{self.name}> takes no {len(values)} arguments without a name")
-        attributes.update(zip(element.arguments, values))
+        for name, value in zip(element.arguments, values):
+            if name in attributes:
+                raise TypeError(f"<{self.name}> got its {name} twice")
+            attributes[name] = value
         # A str, a dict (written as JSON), or None.
         self.value: Any = attributes.pop(element.text, None)
         if self.value is None and not element.optional:
@@ -1223,8 +1242,8 @@ def document_of_texts(texts: list[str]) -> bytes:
 def split_text(text: str) -> list[str]:
     """Return *text* in pieces of at most `MAX_MESSAGE` units, cut after white space.
 
-    Together they are the text.  A piece that is all white space is left out, as Twilio
-    cannot send it.
+    Joined, they are the text again, but for a piece that is all white space: that is left
+    out, since Twilio cannot send it.
 
     >>> [len(piece) for piece in split_text("word " * 500)]
     [1600, 900]
@@ -1296,7 +1315,7 @@ class Receiver:
             self._tokens = None if given is None else to_tokens(given)
         self.verifies = verify is not False  # None or "" may be an accident
         self.public_url = public_url
-        self._keys: dict[str, tuple[RequestValidator, Sessions]] = {}
+        self._accounts: dict[str, tuple[RequestValidator, Sessions]] = {}
         self._seldom = Seldom()
 
     @property
@@ -1315,7 +1334,7 @@ class Receiver:
         at each request until it finds a token, and keeps that one.
         """
         if self._tokens is None:
-            return to_tokens(os.environ.get("TWILIO_AUTH_TOKEN"))
+            return to_tokens(token_of_environment())
         if isinstance(self._tokens, list):
             return self._tokens
         if account_sid is None:
@@ -1348,7 +1367,7 @@ class Receiver:
         signed_fields = signed_string("", fields) if environ["REQUEST_METHOD"] == "POST" else ""
         urls = requested_urls(environ, target, self._public_url)
         likeliest = url = next(urls)
-        validator, sessions = self._keys_of(fields)
+        validator, sessions = self._account(fields)
         if not self.verifies:
             return url, signed_fields, sessions
         signature = environ.get("HTTP_X_TWILIO_SIGNATURE") or ""
@@ -1364,10 +1383,11 @@ class Receiver:
             lambda: why_not_signed(validator, environ, likeliest, signed_fields, self.advice),
         )
 
-    def _keys_of(self, fields: Fields) -> tuple[RequestValidator, Sessions]:
+    def _account(self, fields: Fields) -> tuple[RequestValidator, Sessions]:
         """Return what verifies the account of these fields, and signs its sessions."""
-        account = dict(fields).get("AccountSid", "") if isinstance(self._tokens, dict) else ""
-        if account not in self._keys:
+        by_account = self.verifies and isinstance(self._tokens, dict)
+        account = dict(fields).get("AccountSid", "") if by_account else ""
+        if account not in self._accounts:
             try:
                 tokens = self.tokens(account) if self.verifies else [PROCESS_KEY]
             except ValueError as error:  # it is an SID
@@ -1377,18 +1397,18 @@ class Receiver:
                 raise Refused(NOT_SIGNED, "403 Forbidden", why)
             if not tokens:
                 raise Refused(NOT_SET_UP, FAILED.status, NO_TOKEN)
-            self._keys[account] = RequestValidator(tokens), Sessions(tokens)
-        return self._keys[account]
+            self._accounts[account] = RequestValidator(tokens), Sessions(tokens)
+        return self._accounts[account]
 
     def _log(self, refused: Refused, environ: WSGIEnvironment, fields: Fields) -> None:
         """Log why a request gets no TwiML: once a second, since anybody can send one.
 
-        A 503 is different: Twilio signed the message, and each one is logged.
+        A 503 is different: it was let in, and each such message is logged.
         """
         kind = refused.status
         if kind.startswith("403") and environ.get("HTTP_X_TWILIO_SIGNATURE"):
             kind += ", signed"  # counted apart: a flood of others must not hide Twilio's own
-        more = "" if kind.startswith("503") else self._seldom.admits(kind)
+        more = "" if kind.startswith("503") else self._seldom.suffix_for(kind)
         if more is None:
             return
         request = printable(f"{environ['REQUEST_METHOD']} {path_of(environ)}", 200)
@@ -1438,10 +1458,10 @@ class App(Receiver):
         try:
             handler = self._handler_for(environ)
             fields, query, target = read(environ)  # 1. Read
-            url, signed, sessions = self._verify(environ, target, fields)  # 2. Verify
+            url, signed_fields, sessions = self._verify(environ, target, fields)  # 2. Verify
             message = understand(fields, query, url)  # 3. Understand
-            new_cookie = sessions.open(message, environ.get("HTTP_COOKIE"))
-            answer = self._answer(handler, message, signed, new_cookie)  # 4. Write
+            cookie_for = sessions.load_into(message, environ.get("HTTP_COOKIE"))
+            answer = self._answer(handler, message, signed_fields, cookie_for)  # 4. Write
         except Refused as refused:
             self._log(refused, environ, fields)
             body = b"" if environ["REQUEST_METHOD"] == "HEAD" else f"{refused}\n".encode()
@@ -1454,13 +1474,15 @@ class App(Receiver):
     ) -> tuple[str, list[tuple[str, str]], bytes]:
         """Answer one request of a host that is not WSGI; return status, headers and body.
 
-        *url* is the whole URL as the host saw it; with a *public_url* only its path and
-        query count.  The names of *headers* are in any case.  *body* is read already.  The
+        *url* is the whole URL as the host saw it, with scheme and host; where App has a
+        public_url, that replaces these two.  The names of *headers* are in any case.  *body* is read already.  The
         status is ``"200 OK"`` and the like.
         """
         import io
 
-        scheme, _, rest = url.partition("://")
+        scheme, separator, rest = url.partition("://")
+        if not separator:
+            raise ValueError(f"{printable(url)!r} is not like https://abc.example/sms")
         host = re.split("[/?#]", rest, maxsplit=1)[0]
         path = re.split("[?#]", rest.removeprefix(host), maxsplit=1)[0]
         environ: dict[str, Any] = {
@@ -1485,7 +1507,8 @@ class App(Receiver):
         return started[0], started[1], content
 
     def _handler_for(self, environ: WSGIEnvironment) -> Handler:
-        handler = self._handler or self.paths.get(environ.get("PATH_INFO") or "/")
+        path = environ.get("PATH_INFO") or "/"
+        handler = self.paths.get(path) if self._handler is None else self._handler
         if handler is None:
             paths = ", ".join([printable(path, 100) for path in self.paths])
             why = f"this app answers only {paths}, relative to where the host mounts it"
@@ -1493,21 +1516,21 @@ class App(Receiver):
         return handler
 
     def _answer(
-        self, handler: Handler, message: IncomingMessage, signed: str, new_cookie: NewCookie
+        self, handler: Handler, message: IncomingMessage, signed_fields: str, cookie_for: CookieFor
     ) -> Answer:
         """Return the answer to *message*, from its handler or from the cache."""
         sender = message.from_  # taken now, since a handler may change its message
         if self._memory is None or not message.get("MessageSid"):
-            answer = self._handle(handler, message, new_cookie)
+            answer = self._handle(handler, message, cookie_for)
         else:
-            handle = functools.partial(self._handle, handler, message, new_cookie)
-            answer = self._memory.answer(message, signed, handle)
+            handle = functools.partial(self._handle, handler, message, cookie_for)
+            answer = self._memory.answer(message, signed_fields, handle)
         if log.isEnabledFor(logging.DEBUG):
             text = answer.body.decode("utf-8", "replace").replace(XML_DECLARATION, "").strip()
             log.debug("Answered %s with: %s", printable(sender), printable(text))
         return answer
 
-    def _handle(self, handler: Handler, message: IncomingMessage, new_cookie: NewCookie) -> Answer:
+    def _handle(self, handler: Handler, message: IncomingMessage, cookie_for: CookieFor) -> Answer:
         """Run the handler.  Whatever it raises, there is an answer."""
         sid = message.sid
         try:
@@ -1517,12 +1540,12 @@ class App(Receiver):
 
                 reply = asyncio.run(awaited(reply))
             body = twiml(reply)
-            cookie = new_cookie(message.session)
+            cookie = cookie_for(message.session)
         except BaseException as error:  # SystemExit, CancelledError, a Timeout of gevent's
             if isinstance(error, KeyboardInterrupt) and in_main_thread():
                 raise  # somebody pressed Ctrl-C, to end the process
-            sid, told = printable(sid, 64) or "without a MessageSid", traceback_text(error)
-            log.error("message %s is not answered: its handler failed\n%s", sid, told)
+            name, trace = printable(sid, 64) or "without a MessageSid", traceback_text(error)
+            log.error("message %s is not answered: its handler failed\n%s", name, trace)
             return FAILED
         if type(reply) is str and "<Response" in reply and not self._markup_was_text:
             self._markup_was_text = reply.lstrip().startswith(("<?xml", "<Response"))
@@ -1559,7 +1582,7 @@ def checked_public_url(public_url: str) -> str:
     return public_url.rstrip("/")
 
 
-def from_path_on(url: str) -> str:
+def path_and_query(url: str) -> str:
     return url[url.index("/", url.index("://") + 3) :]
 
 
@@ -1572,6 +1595,8 @@ def in_main_thread() -> bool:
 # What is added to the query of the URL that Twilio is told to come back to.
 COME_BACK = re.compile(r"[?&]smsreply=([0-9a-f]{64})\.([1-9])\Z")
 
+MAX_RUNNING = 32  # handlers at once, in one process: one more message gets 503
+
 
 class Run:
     """One run of a handler, and what it ended with."""
@@ -1580,7 +1605,7 @@ class Run:
         self.id = os.urandom(8).hex()
         self.over = threading.Event()
         self.answer = FAILED
-        self.claimed = threading.Lock()  # held while the claim is renewed or given up
+        self.claim_lock = threading.Lock()  # held while the claim is renewed or given up
 
 
 class Pool:
@@ -1655,10 +1680,10 @@ def start_thread(work: Callable[[], None]) -> None:
 def new_pool() -> None:
     """Begin with no threads: a fork has none of its parent's."""
     global POOL
-    POOL = Pool(32)
+    POOL = Pool(MAX_RUNNING)
 
 
-POOL = Pool(32)
+POOL = Pool(MAX_RUNNING)
 # Each MemoryCache uses this one lock, so that whoever forks can take it first.  A lock that
 # another thread held at a fork would stay locked in the child for ever.
 LOCK = threading.Lock()
@@ -1683,7 +1708,7 @@ class Memory:
             delivery that waited for this run gets it; for a new one the handler runs again.
         t   the time when the first delivery of this round came: all tries share Twilio's 15 s.
 
-    A message takes four calls of the cache, and a later delivery of it two.  If the cache
+    A message takes four calls of the cache, and a later delivery two or three.  If the cache
     fails, messages are answered as if there were none.
     """
 
@@ -1708,8 +1733,8 @@ class Memory:
     ) -> Answer:
         """Return the answer to *message*: a kept one, a new one, or "come back later"."""
         key, round_ = self._recognise(message, signed_fields)
-        # The name has the pair of numbers in it, so a KEY is of no use to anybody else.
-        # All this is taken now, since a handler may change its message.
+        # The pair of numbers is in the name, so with somebody else's key one gets nothing.
+        # All this is read now, since a handler may change its message.
         sid, url = message.sid, message.url
         pair = [message.get(name, "") for name in ("AccountSid", "From", "To", "MessageSid")]
         name = hashlib.sha256(to_bytes("\0".join([key, *pair]))).hexdigest()
@@ -1731,25 +1756,27 @@ class Memory:
             message.query.pop("smsreply", None)
             message.pop("smsreply", None)
             return came_back[1], int(came_back[2])
-        if "ErrorUrl" in message:
+        url = path_and_query(message.url)
+        if "ErrorUrl" in message:  # in the form of a POST, or in the query of a GET
             fields = {k: v for k, v in message.items() if k not in ("ErrorCode", "ErrorUrl")}
-            signed_fields = signed_string("", fields)
-        return hashlib.sha256(to_bytes(from_path_on(message.url) + signed_fields)).hexdigest(), 0
+            signed_fields = signed_string("", fields) if signed_fields else ""
+            url = re.sub("(?<=[?&])Error(Code|Url)=[^&]*&?", "", url).rstrip("&")
+        return hashlib.sha256(to_bytes(url + signed_fields)).hexdigest(), 0
 
     def _wait(self, name: str, round_: int, handle: Callable[[], Answer]) -> Answer | None:
         """Return the answer, or None if it takes longer than patience."""
-        others: Any = round_ > 0 or None  # another process's run: True for any, or its id
+        waited_for: Any = round_ > 0 or None  # another process's run: its id, or True for any
         run: Run | None
         remaining: Callable[[float], float] | None = None
         patience = self._patience
-        refused = 0
+        unexplained = 0  # refusals of the claim, although it is not there
         while True:
             run = POOL.runs.get((self, name))
             mine = Run() if run is None else run
             claimed = run is None and self._call("add", "c" + name, self.CLAIM_AGE, mine.id)
             # This follows the claim.  Another process first keeps its answer, and then gives
             # up its claim; so whoever gets the claim after it finds the answer here.
-            answer = self._kept(name, others) if run is None else None
+            answer = self._kept(name, waited_for) if run is None else None
             if answer:
                 if claimed:
                     self._call("delete", "c" + name)
@@ -1757,10 +1784,10 @@ class Memory:
             if remaining is None:
                 remaining = self._clock(name, round_)
             if run is None and not claimed:
-                others = self._call("get", "c" + name) or others
+                waited_for = self._call("get", "c" + name) or waited_for
                 # Some clients (pymemcache's ignore_exc) hide that their server is gone.
-                refused = refused + 1 if others is None else 0
-                if refused > 3:
+                unexplained = unexplained + 1 if waited_for is None else 0
+                if unexplained > 3:
                     self._complain("add says that a key is there, and get finds none")
                     claimed = True
             if claimed:
@@ -1826,20 +1853,20 @@ class Memory:
             self._give_up(name, run)
 
     def _give_up(self, name: str, run: Run) -> None:
-        with run.claimed:  # or a renewal in between would bring the claim back
+        with run.claim_lock:  # or a renewal in between would bring the claim back
             self._call("delete", "c" + name)
             POOL.runs.pop((self, name), None)
             run.over.set()
 
     def renew(self, name: str, run: Run) -> None:
         """Renew the claim of *run*, unless it is over."""
-        with run.claimed:
+        with run.claim_lock:
             if not run.over.is_set():
                 self._call("set", "c" + name, self.CLAIM_AGE, run.id)
 
-    def _kept(self, name: str, others: Any) -> Answer | None:
-        """Return the answer that is kept, or what the run of *others* ended with."""
-        for letter in "ae" if others else "a":
+    def _kept(self, name: str, waited_for: Any) -> Answer | None:
+        """Return the answer that is kept, or what the run that is *waited_for* ended with."""
+        for letter in "ae" if waited_for else "a":
             kept = self._call("get", letter + name)
             if kept is None:
                 continue
@@ -1848,7 +1875,7 @@ class Memory:
                 # Some client libraries mix answers up when a connection fails.
                 if of != name or not isinstance(status, str):
                     raise ValueError(of)
-                if letter == "a" or others in (True, run):
+                if letter == "a" or waited_for in (True, run):
                     return Answer(body.encode("latin-1"), status, tuple((n, v) for n, v in extra))
             except (TypeError, ValueError, AttributeError):
                 self._complain(f"it has {printable(repr(kept), 80)} where an answer was put")
@@ -1870,7 +1897,7 @@ class Memory:
             return method == "add" or None
 
     def _complain(self, what: str) -> None:
-        more = self._seldom.admits("cache")
+        more = self._seldom.suffix_for("cache")
         if more is not None:
             log.error("the cache fails, and messages are answered without it: %s%s", what, more)
 
@@ -1886,7 +1913,7 @@ class Memory:
                 " back, which will reach another process",
                 message,
             )
-        path = from_path_on(url)
+        path = path_and_query(url)
         # A reference that begins with two slashes would name a host.
         path = url if path.startswith("//") else path
         again = f"{path}{'&' if '?' in path else '?'}smsreply={key}.{round_}"
@@ -1899,10 +1926,10 @@ App.remember = Memory
 class MemoryCache:
     """A cache for one process: at most *entries* values, for at most *age* seconds each.
 
-    The oldest ones make room.  Time is `time.monotonic`, which nobody can put back.
+    The oldest ones make room; a message takes three.  Time is `time.monotonic`, which nobody can put back.
     """
 
-    def __init__(self, entries: int = 4096, age: float = 3600) -> None:
+    def __init__(self, entries: int = 3 * 4096, age: float = 3600) -> None:
         self._entries = entries
         self._age = age
         self._kept: dict[str, tuple[float, Any]] = {}  # in the order of their coming
@@ -2036,7 +2063,7 @@ def close_connection(connections: dict[int, tuple[Any, threading.Lock]]) -> None
 PATH, PORT, PHONE_PORT = "/sms", 8767, 8768
 
 
-def quest(message: IncomingMessage) -> str:
+def default_reply(message: IncomingMessage) -> str:
     """Answer as Twilio's own lesson on webhooks does."""
     return "I'm busy questing right now!"
 
@@ -2048,6 +2075,16 @@ class UsageError(Exception):
     """
 
 
+@contextlib.contextmanager
+def told_in_a_line(*kinds: type[Exception], about: str = "") -> Iterator[None]:
+    """Raise `UsageError` in place of an error of these *kinds*."""
+    try:
+        yield
+    except kinds as error:
+        why = getattr(error, "strerror", None) or error  # without "[Errno 13]"
+        raise UsageError(about + printable(str(why))) from error
+
+
 def load(target: str) -> Any:
     """Return what *target* names: ``module:name``, ``module`` or ``file.py``.
 
@@ -2056,11 +2093,9 @@ def load(target: str) -> Any:
     place, _, name = target.partition(":")
     module = import_module(place)
     names = [name] if name else ["reply", "application"]
-    for wanted in names:
-        found = getattr(module, wanted, None)
-        if found is application and not name:  # by ``from smsreply import *``
-            continue
-        if callable(found) or hasattr(found, "items"):
+    for found in [getattr(module, wanted, None) for wanted in names]:
+        by_chance = found is application and not name  # by ``from smsreply import *``
+        if (callable(found) or hasattr(found, "items")) and not by_chance:
             return found
     raise UsageError(f"{printable(place)} has no function {' and no '.join(names)}")
 
@@ -2082,13 +2117,13 @@ def import_module(place: str) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit too: it is a file of somebody's own
-        raise UsageError(f"cannot import {printable(place)}: {told(error)}") from error
+        raise UsageError(f"cannot import {printable(place)}: {described(error)}") from error
     if file and os.path.abspath(getattr(module, "__file__", None) or "") != file:
         raise UsageError(f"{printable(place)} has the name of another module: rename it")
     return module
 
 
-def told(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """Return the error, and the last line of somebody's own file that led to it."""
     import traceback
 
@@ -2099,10 +2134,10 @@ def told(error: BaseException) -> str:
 
 
 def is_application(target: Any) -> TypeGuard[WSGIApplication]:
-    """Return whether *target* is called as PEP 3333 has it, and not with a message.
+    """Return whether *target* takes two arguments, as a WSGI application does.
 
-    What takes one argument as well as two is a handler.  What has no signature (it is
-    written in C) is taken for a handler, too.
+    What can also be called with one is a handler.  So is what has no signature to look at,
+    being written in C.
     """
     # A function of one argument says so itself: inspect takes a megabyte and 8 ms to import.
     code = getattr(target, "__code__", None)
@@ -2138,7 +2173,7 @@ def from_environment() -> WSGIApplication:
     handler = os.environ.get("SMSREPLY_HANDLER")
     # What is raised here would reach the host, which might show the sender a traceback.
     try:
-        target = load(handler) if handler else quest
+        target = load(handler) if handler else default_reply
         if target is application:
             raise UsageError(f"SMSREPLY_HANDLER is {handler}, which serves what that names")
         app = target if is_application(target) else App(target)
@@ -2161,7 +2196,7 @@ def refuse_all(why: str) -> WSGIApplication:
     seldom = Seldom()
 
     def refuse(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        more = seldom.admits(why)
+        more = seldom.suffix_for(why)
         if more is not None:
             log.error("%s%s", why, more)
         start_response(FAILED.status, FAILED.headers())
@@ -2203,18 +2238,18 @@ class Reloading:
 
     def _reload(self) -> None:
         # Only this module is made anew: what it imports itself is the same as before.
-        last_good = good = sys.modules.pop(self._name)
+        good = sys.modules.pop(self._name)
         try:
             self.application = self._make()
             good = sys.modules[self._name]
             log.warning("%s has changed: reloaded", self._file)
-        except (UsageError, TypeError, ValueError) as error:
+        except UsageError as error:
             log.error("%s has changed, and its last good version stays: %s", self._file, error)
         finally:
-            sys.modules[self._name] = last_good if good is last_good else good
+            sys.modules[self._name] = good
 
 
-def serve_development(application: WSGIApplication, host: str, port: int) -> Any:
+def development_server(application: WSGIApplication, host: str, port: int) -> Any:
     """Return a server of wsgiref's, with a thread for each request, that listens."""
     import socket
     import socketserver
@@ -2272,9 +2307,10 @@ class Production:
     for 30 seconds at most.  A second Ctrl-C ends it at once.
     """
 
-    GRACE = 30  # seconds for what is in flight, once it is to end
-    OPENING = 0.3  # seconds for a connection that is being opened, then
-    STALLED = 2  # seconds for a request to begin, or to go on, then
+    # At the end, in seconds:
+    GRACE = 30  # for all that is in flight
+    OPENING = 0.3  # for connections that are being opened
+    STALLED = 2  # for a request to begin, or to go on
 
     def __init__(self, application: WSGIApplication, host: str, port: int, threads: int) -> None:
         import importlib
@@ -2347,8 +2383,8 @@ class Production:
         while not self.ends:
             self._loop(1)
             self._accept_all()
-        # From here on nobody new; but whoever has connected is answered.  waitress itself
-        # would drop them, and Twilio does not ask again where it could connect.
+        # No new connection is accepted from here on, and each one that was made is answered.
+        # waitress itself would drop those, and Twilio does not ask again where it connected.
         for channel in list(self._server.active_channels.values()):
             channel.come_to_an_end()
         self._close_listener()
@@ -2378,8 +2414,12 @@ class Production:
         import struct
 
         if sys.platform == "linux":
-            # Load the byte of TCP's flags, and test SYN: keep nothing of the packet, or all.
-            steps = (0x30, 0, 0, 13), (0x45, 0, 1, 2), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFF)
+            steps = (
+                (0x30, 0, 0, 13),  # load byte 13 of the TCP header: its flags
+                (0x45, 0, 1, 2),  # without SYN, skip the next step
+                (0x06, 0, 0, 0),  # keep nothing of the packet
+                (0x06, 0, 0, 0xFFFF),  # keep all of it
+            )
             program = array.array("B", b"".join([struct.pack("HBBI", *step) for step in steps]))
             filter_ = struct.pack("HP", len(steps), program.buffer_info()[0])
             self._socket.setsockopt(1, 26, filter_)  # SOL_SOCKET, SO_ATTACH_FILTER
@@ -2410,7 +2450,7 @@ class Production:
 
 
 def with_health(app: App) -> WSGIApplication:
-    """Return *app*, and beside it an answer to whoever asks whether this server lives."""
+    """Return *app* with ``GET /healthz`` added, which says that this server lives."""
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         if environ["PATH_INFO"] != "/healthz" or environ["REQUEST_METHOD"] != "GET":
@@ -2442,7 +2482,7 @@ def connection_limit() -> int:
 
 # -------------------------------------------------------------------- 8. Command line
 
-PHONE_VERBS = ("text", "phone", "explain", "check")
+PHONE_COMMANDS = ("text", "phone", "explain", "check")
 NO_PHONE = (
     "needs the package smsphone: run python3 -m pip install smsreply, or put the folder smsphone"
     " beside smsreply.py"
@@ -2460,7 +2500,7 @@ def main(
     sys.modules.setdefault("smsreply", sys.modules[__name__])
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        if arguments[:1] and arguments[0] in PHONE_VERBS:
+        if arguments[:1] and arguments[0] in PHONE_COMMANDS:
             return run_phone(arguments)
         options = command_line().parse_args(arguments or ["serve"])
         return run_serve(options, _serve)
@@ -2541,9 +2581,10 @@ def run_serve(options: Any, serve: Callable[[Any], None]) -> int:
     return (serve_in_production if options.production else serve_here)(options, serve)
 
 
+@told_in_a_line(TypeError, ValueError)
 def make_app(options: Any, verify: bool, cache: Cache) -> WSGIApplication:
-    """Return an application as it is, and a function, or a mapping of them, as an App."""
-    target = load(options.handler) if options.handler else quest
+    """Return what is to be served: the application that was named, or an App of the handler."""
+    target = load(options.handler) if options.handler else default_reply
     if is_application(target):
         for name in ("path", "public_url", "cache", "no_verify"):
             if getattr(options, name):
@@ -2561,37 +2602,26 @@ def make_app(options: Any, verify: bool, cache: Cache) -> WSGIApplication:
             f"--path {printable(path)}: a path begins with one slash; after it are letters of ASCII,"
             " digits, and any of /:@!$&'()*+,;=._~-"
         )
-    app = App(
-        {path: target} if callable(target) else target,
-        verify=verify,
-        public_url=options.public_url or os.environ.get("SMSREPLY_PUBLIC_URL"),
-        cache=cache,
-    )
+    handler = {path: target} if callable(target) else target
+    public_url = options.public_url or os.environ.get("SMSREPLY_PUBLIC_URL")
+    app = App(handler, verify=verify, public_url=public_url, cache=cache)
     app.advice = "pass --public-url {}"
     return app
 
 
-def made(make: Callable[[], Any]) -> Any:
-    """Return what *make* makes; what it cannot make is a `UsageError`."""
-    try:
-        return make()
-    except (TypeError, ValueError) as error:
-        raise UsageError(printable(str(error))) from error
+@told_in_a_line(ValueError)
+def lacks_token(app: Any) -> bool:
+    """Return whether *app* can answer nobody; raise `UsageError` if its token is an SID."""
+    return isinstance(app, App) and app.verifies and not app.tokens()
 
 
-def listening(make: Callable[[], Any], host: str, port: int) -> Any:
-    try:
-        return made(make)
-    except OSError as error:
-        why = error.strerror or error
-        raise UsageError(f"cannot listen at {printable(host)}:{port}: {why}") from error
-
-
-def cache_of(options: Any) -> Cache:
-    try:
+def make_cache(options: Any) -> Cache:
+    with told_in_a_line(OSError, ValueError, about=f"--cache {options.cache}: "):
         return SQLiteCache(options.cache) if options.cache else MemoryCache()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--cache: {printable(str(error))}") from error
+
+
+def listening(host: str, port: int) -> contextlib.AbstractContextManager[None]:
+    return told_in_a_line(OSError, about=f"cannot listen at {printable(host)}:{port}: ")
 
 
 def webhook_url(app: Any, host: str, port: int) -> str:
@@ -2603,21 +2633,22 @@ def webhook_url(app: Any, host: str, port: int) -> str:
 
 def serve_here(options: Any, serve: Callable[[Any], None]) -> int:
     """Serve for one developer: on loopback, reloading, and with the phone beside it."""
-    token = os.environ.get("TWILIO_AUTH_TOKEN", "").strip()
+    token = token_of_environment()
     verify = bool(token) and not options.no_verify
-    cache = cache_of(options)  # outlives a reload
+    cache = make_cache(options)  # outlives a reload
 
     def make() -> WSGIApplication:
-        app: WSGIApplication = made(lambda: make_app(options, verify, cache))
-        return app
+        return make_app(options, verify, cache)
 
     app = Reloading(options.handler.partition(":")[0], make) if options.handler else None
     first: Any = app.application if app else make()
+    answers_nobody = lacks_token(first)
     host, port = options.host or "127.0.0.1", PORT if options.port is None else options.port
-    server = listening(lambda: serve_development(app or first, host, port), host, port)
+    with listening(host, port):
+        server = development_server(app or first, host, port)
     webhook = webhook_url(first, host, server.server_address[1])
     print(f"Answering at {webhook} (Ctrl-C stops it)", flush=True)
-    if isinstance(first, App) and first.verifies and not first.tokens():
+    if answers_nobody:
         log.warning("%s", NO_TOKEN)
     elif isinstance(first, App) and not first.verifies:
         cure = "" if token else ": set TWILIO_AUTH_TOKEN"
@@ -2658,13 +2689,13 @@ def phone_beside(options: Any, webhook: str, server: Any, app: Any) -> None:
 
 def serve_in_production(options: Any, serve: Callable[[Any], None]) -> int:
     """Serve for everybody, if Twilio's signature can be checked."""
-    app: Any = made(lambda: make_app(options, not options.no_verify, cache_of(options)))
-    if not isinstance(app, App):
-        log.warning("%s is not an App: it has to check itself what Twilio signed", options.handler)
-    elif app.verifies and not made(app.tokens):
+    app = make_app(options, not options.no_verify, make_cache(options))
+    if lacks_token(app):
         raise UsageError(
             "set TWILIO_AUTH_TOKEN to your account's auth token: without it nobody is answered"
         )
+    if not isinstance(app, App):
+        log.warning("%s is not an App: it has to check itself what Twilio signed", options.handler)
     host, port = options.host or "0.0.0.0", options.port
     try:
         port = port_number(os.environ.get("PORT") or str(PORT)) if port is None else port
@@ -2674,7 +2705,8 @@ def serve_in_production(options: Any, serve: Callable[[Any], None]) -> int:
     if threads < 1:
         raise UsageError(f"--threads {threads}: at least one is needed")
     try:
-        server = listening(lambda: Production(app, host, port, threads), host, port)
+        with listening(host, port):
+            server = Production(app, host, port, threads)
     except ImportError:
         raise UsageError(
             "waitress is not installed, and --production needs it: python3 -m pip install waitress"
@@ -2693,7 +2725,7 @@ def log_to_terminal(level: int) -> None:
     class Terminal(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             # waitress has a line for each time that it reaches its limit of connections.
-            if record.name == "waitress" and seldom.admits(str(record.msg)) is None:
+            if record.name == "waitress" and seldom.suffix_for(str(record.msg)) is None:
                 return
             stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
             try:

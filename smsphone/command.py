@@ -21,6 +21,7 @@ from smsreply import (
     port_number,
     printable,
     signature_algorithm,
+    told_in_a_line,
 )
 
 from .errors import ERRORS
@@ -198,11 +199,8 @@ def run_phone(options: Any) -> int:
     """Serve the phone alone, for a webhook that somebody else serves."""
     from . import page
 
-    server = listening(
-        lambda: page.serve(options.webhook, public_url_of(options), options.port),
-        "127.0.0.1",
-        options.port,
-    )
+    with told_in_a_line(ValueError), listening("127.0.0.1", options.port):
+        server = page.serve(options.webhook, public_url_of(options), options.port)
     print(f"Phone at http://localhost:{server.server_address[1]}/ (Ctrl-C stops it)", flush=True)
     try:
         options.serve(server)

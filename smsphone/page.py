@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-import os
 import re
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from smsreply import OK, Refused, log, read_body, sendable, serve_development, to_tokens
+from smsreply import (
+    OK,
+    Refused,
+    development_server,
+    log,
+    read_body,
+    sendable,
+    to_tokens,
+    token_of_environment,
+)
 
 from .copies import copies
 from .exchange import Exchange
@@ -182,7 +190,7 @@ class PhonePage:
         """Return what the page needs beside the rows.  Of the token only where it is from."""
         token = self._phone.auth_token
         try:
-            found = to_tokens(os.environ.get("TWILIO_AUTH_TOKEN") if token is None else token)
+            found = to_tokens(token_of_environment() if token is None else token)
         except ValueError:  # it is an SID
             found = []
         source = "TWILIO_AUTH_TOKEN" if token is None else "this page"
@@ -359,4 +367,4 @@ def watch(application: WSGIApplication) -> Watch:
 def serve(webhook: str, public_url: str | None, port: int, watched: Watch | None = None) -> Any:
     """Return a server that listens on loopback: the phone for *webhook*, which is *watched*."""
     page = PhonePage(webhook, public_url, watched.ledger if watched else None)
-    return serve_development(page, "127.0.0.1", port)
+    return development_server(page, "127.0.0.1", port)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
-from smsreply import MAX_TWIML, sendable, to_tokens
+from smsreply import MAX_TWIML, sendable, to_tokens, token_of_environment
 
 from .answer import SentMessage, checked, message_of, verbs_of
 from .errors import UNREADABLE, WARNING, ConnectFailed, TwilioError
@@ -283,7 +283,7 @@ class Phone:
         return make_request(kind, method, url, self.target(url), form, sign, jar.header(url))
 
     def _signature(self, given: str | None = None) -> Signature:
-        found = os.environ.get("TWILIO_AUTH_TOKEN") if self.auth_token is None else self.auth_token
+        found = token_of_environment() if self.auth_token is None else self.auth_token
         return Signature(to_tokens(found), self._settings, given)
 
     def target(self, url: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from smsreply import (
@@ -16,6 +15,7 @@ from smsreply import (
     signature_algorithm,
     signed_string,
     to_tokens,
+    token_of_environment,
 )
 
 from .explain import explain
@@ -43,7 +43,7 @@ def verdict(app: Any, environ: WSGIEnvironment, request: Request) -> tuple[str, 
 def judged(app: Any, environ: WSGIEnvironment, request: Request) -> tuple[str, str, list[bytes]]:
     ours = isinstance(app, Receiver)
     account = dict(request.fields).get("AccountSid", "")
-    tokens = app.tokens(account) if ours else to_tokens(os.environ.get("TWILIO_AUTH_TOKEN"))
+    tokens = app.tokens(account) if ours else to_tokens(token_of_environment())
     if request.kind == "other" and not request.signature:
         return "", "", []
     if not tokens:

@@ -371,7 +371,7 @@ def growth(quick):
     apps, two = peers.installed((US, FLASK)), (peers.XML % "You said 2").encode()
     calls, rows = {"normal": asking(US, apps[US], post(FIELDS))}, []
     # An App explains the first forgery of a second: here each, in a new App, or none at all.
-    apps[US]._seldom.admits = lambda kind: None
+    apps[US]._seldom.suffix_for = lambda kind: None
     apps["explained"] = lambda environ, start: peers.ours()(environ, start)
     for name, size in [(kind, size) for kind, each in sizes.items() for size in each]:
         status, form, more = kinds(size)[name]

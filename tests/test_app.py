@@ -285,6 +285,22 @@ def test_the_token_is_looked_up_at_the_first_request(monkeypatch):
     assert status_of(late, signed(token="other")) == 403
 
 
+def test_a_token_of_the_environment_may_end_in_a_newline(monkeypatch):
+    monkeypatch.setenv("TWILIO_AUTH_TOKEN", TOKEN + "\n")  # as a file does that holds a secret
+    assert status_of(app(auth_token=None), signed()) == 200
+
+
+def test_a_handler_may_be_an_object_that_is_empty():
+    class Log(list):
+        def __call__(self, message):
+            self.append(message)
+            return "yes"
+
+    handler = Log()
+    assert status_of(smsreply.App(handler, auth_token=TOKEN), signed()) == 200
+    assert len(handler) == 1
+
+
 def test_the_argument_comes_before_the_environment(monkeypatch):
     monkeypatch.setenv("TWILIO_AUTH_TOKEN", "other")
     assert status_of(app(), signed()) == 200

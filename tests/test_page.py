@@ -147,7 +147,7 @@ def watched(application, **named):
     """Serve *application*, watched, and yield its port and the page beside it."""
     watch = page_module.watch(application)
     try:
-        with listening(smsreply.serve_development(watch, "127.0.0.1", 0)) as port:
+        with listening(smsreply.development_server(watch, "127.0.0.1", 0)) as port:
             page = page_module.PhonePage(
                 f"http://localhost:{port}/sms", ledger=watch.ledger, **named
             )
@@ -1315,7 +1315,7 @@ class User:
 @pytest.fixture
 def user(browser, connected, request):
     resize(browser, getattr(request, "param", 1400))
-    with listening(smsreply.serve_development(connected, "127.0.0.1", 0)) as port:
+    with listening(smsreply.development_server(connected, "127.0.0.1", 0)) as port:
         user = User(browser, f"http://localhost:{port}/")
         user.page = connected
         yield user
@@ -1606,7 +1606,7 @@ def test_a_phone_without_a_token_says_so(user):
 
 
 def test_a_server_that_ends_is_noticed(browser, connected):
-    with listening(smsreply.serve_development(connected, "127.0.0.1", 0)) as port:
+    with listening(smsreply.development_server(connected, "127.0.0.1", 0)) as port:
         user = User(browser, f"http://localhost:{port}/")
         assert not user.until("#offline").is_displayed()
         browser.execute_script("events.onerror()")
@@ -1660,7 +1660,7 @@ def test_firefox_does_the_same(connected):
     browser.width = 1400
     try:
         browser.set_window_size(1400, 900)
-        with listening(smsreply.serve_development(connected, "127.0.0.1", 0)) as port:
+        with listening(smsreply.development_server(connected, "127.0.0.1", 0)) as port:
             user = User(browser, f"http://localhost:{port}/")
             user.page = connected
             for test in (

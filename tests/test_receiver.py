@@ -8,7 +8,8 @@ import hashlib
 import io
 import logging
 import threading
-from urllib.parse import quote, urlencode
+import tracemalloc
+from urllib.parse import quote, unquote, urlencode
 
 import pytest
 from conftest import MESSAGE, PYTHON, ROOT, SID, TOKEN, call, free_port, make_environ, running
@@ -399,7 +400,7 @@ def test_a_wrong_token_and_a_wrong_url_are_different_findings(caplog):
     status_of(app(), signed(token="another"))
     status_of(app(), signed(url="http://abc.example/sms"))
     token, url = caplog.messages
-    assert "; if not, check the token" in token
+    assert "; if not, check the auth token" in token
     assert 'signed for http://abc.example/sms: pass public_url="http://abc.example"' in url
 
 
@@ -407,7 +408,7 @@ def test_a_host_that_a_proxy_was_asked_for_is_in_the_advice_though_the_prefix_is
     status_of(
         app(), signed(url="https://shop.example/x/y/sms", HTTP_X_FORWARDED_HOST="shop.example")
     )
-    assert "a proxy was asked for the host shop.example" in caplog.text
+    assert "the header X-Forwarded-Host says shop.example" in caplog.text
 
 
 # ------------------------------------------------------------------- app.answer, the rest
@@ -445,6 +446,37 @@ def test_answer_takes_whole_paths_of_a_mapping_and_a_public_url():
     body = urlencode(MESSAGE).encode()
     headers = {"X-Twilio-Signature": sign(TOKEN, URL, body.decode())}
     assert public.answer("POST", "http://10.0.0.1:80/sms", headers, body)[0] == "200 OK"
+
+
+@pytest.mark.parametrize("path", ["/é", "/Straße/€", "/%C3%A9é"])
+def test_answer_takes_a_path_that_the_host_has_decoded(path):
+    body = urlencode(MESSAGE)
+    signed_url = "https://abc.example" + quote(unquote(path))
+    headers = {"X-Twilio-Signature": sign(TOKEN, signed_url, body)}
+    status, _, _ = app().answer("POST", f"https://abc.example{path}", headers, body.encode())
+    assert status == "200 OK"
+
+
+@pytest.mark.parametrize("url", ["/sms", "abc.example/sms", ""])
+def test_answer_wants_a_whole_url(url):
+    with pytest.raises(ValueError, match=r"is not like https://abc\.example/sms"):
+        app(public_url="https://abc.example").answer("POST", url, {}, b"")
+
+
+def test_accounts_that_somebody_invents_take_no_memory():
+    open_to_all = smsreply.App(echo, auth_token={ACCOUNT: TOKEN}, verify=False)
+
+    def texted(accounts):
+        for number in accounts:
+            asked(open_to_all, {**MESSAGE, "AccountSid": f"AC{number}"})
+
+    texted(range(100))
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    texted(range(100, 600))
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown < 100_000
 
 
 @pytest.mark.parametrize(("size", "status"), [(65536, 200), (65537, 413)])

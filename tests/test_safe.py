@@ -108,7 +108,7 @@ def test_whatever_a_handler_returns_is_answered_with_twiml_or_500(reply, session
 def accepted(environ, body):
     got = []
     app = smsreply.App(got.append, auth_token=TOKEN, verify=True)
-    app._seldom.admits = lambda kind: None  # thousands of refusals: without their reasons
+    app._seldom.suffix_for = lambda kind: None  # thousands of refusals: without their reasons
     call(app, {**environ, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))})
     return dict(got[0]) if got else None
 

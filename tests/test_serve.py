@@ -213,6 +213,27 @@ def test_what_cannot_be_served_is_one_line_and_no_traceback(bot, tmp_path, argum
     assert SAID[arguments] in line
 
 
+@pytest.mark.parametrize(
+    ("target", "variable", "value", "said"),
+    [
+        ("bot:reply", "TWILIO_AUTH_TOKEN", "AC" + 32 * "0", "is an SID"),
+        ("bot:reply", "SMSREPLY_PUBLIC_URL", "abc.example", "not like https://abc.example"),
+        ("bot:application", "SMSREPLY_PUBLIC_URL", "abc.example", "not like https://abc.example"),
+    ],
+)
+@pytest.mark.parametrize("where", ["--no-phone", "--production"])
+def test_a_variable_that_makes_no_sense_is_one_line(
+    bot, tmp_path, target, variable, value, said, where
+):
+    bot(BOT.format(copies=1))
+    env = {"TWILIO_AUTH_TOKEN": "secret", variable: value}
+    status, out, err = run(SCRIPT, "serve", target, where, "--port", 0, cwd=tmp_path, env=env)
+    assert (status, out) == (2, [])
+    (line,) = err
+    assert line.startswith("smsreply: ")
+    assert said in line
+
+
 @pytest.mark.parametrize("arguments", ["--port 65536", "--port x", "--bogus", "a b"])
 def test_options_that_make_no_sense_are_errors(tmp_path, arguments):
     status, out, err = run(SCRIPT, "serve", *arguments.split(), cwd=tmp_path)
@@ -847,7 +868,7 @@ def test_more_messages_at_once_than_may_be_are_503(bot, tmp_path):
 @pytest.fixture
 def quick_server(monkeypatch):
     """The development server in this process, which waits for a body for a moment only."""
-    server = smsreply.serve_development(
+    server = smsreply.development_server(
         smsreply.App(lambda message: "ok", verify=False), "127.0.0.1", 0
     )
     assert 5 <= server.RequestHandlerClass.timeout <= 15

@@ -248,5 +248,5 @@ def test_a_file_that_cannot_be_a_cache_is_one_line(tmp_path, file):
         command, cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("smsreply: --cache: ")
+    assert done.stderr.startswith(f"smsreply: --cache {file}: ")
     assert done.stderr.count("\n") == 1

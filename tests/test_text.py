@@ -33,7 +33,7 @@ def serve():
             stop.append(servers[-1].close)
             return servers[-1].url
         app = smsreply.App({"/sms": answers[0]}, auth_token=TOKEN)
-        server = smsreply.serve_development(app, "127.0.0.1", 0)
+        server = smsreply.development_server(app, "127.0.0.1", 0)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         stop.extend([server.shutdown, server.server_close])
         return f"http://127.0.0.1:{server.server_port}/sms"

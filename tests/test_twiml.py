@@ -370,6 +370,12 @@ def test_anything_else_is_a_type_error_that_lists_what_may_be_returned(reply):
         assert kind in str(caught.value)
 
 
+@pytest.mark.parametrize("twice", [{"body": "b"}, {"to": "+1", "body": None}])
+def test_an_argument_that_is_given_twice_is_a_type_error(twice):
+    with pytest.raises(TypeError, match="<Message> got its body twice"):
+        Message("a", **twice)
+
+
 # Texts that are too long for one message.
 
 
