@@ -12,13 +12,16 @@ a ratio is the median of the rounds' ratios.  What is not installed is left out,
     inprocess   one call of the WSGI callable
     servers     messages in a second of CPU time, one core for the server, one for the load
     start       from the start of the process to the first answer; imports; memory
-    growth      longer messages, more fields, more connections, and the dearest requests
+    growth      longer messages, more fields, accounts, connections and entries of a cache,
+                and the dearest requests
 """
 
 import argparse
+import compileall
 import contextlib
 import http.client
 import io
+import itertools
 import logging
 import os
 import re
@@ -63,9 +66,10 @@ FORGED = "A" * 27 + "="
 
 
 def __getattr__(name):
-    """Make `bench:application`, for a server, the peer that the environment names."""
-    if name == "application":
-        return PEERS[os.environ["BENCH_PEER"]]()
+    """Make `bench:application`, or `bench:asgi`, the peer that the environment names."""
+    if name in ("application", "asgi"):
+        of = PEERS if name == "application" else peers.ASGI_PEERS
+        return of[os.environ["BENCH_PEER"]]()
     raise AttributeError(name)
 
 
@@ -139,7 +143,7 @@ def inprocess(quick):
     special = {SESSION: post(FIELDS, HTTP_COOKIE=cookie)}
     messages = [post({**FIELDS, "MessageSid": f"MM{n:032x}"}) for n in range(20_000)]
     for name in (CACHE, SQLITE, REDIS):
-        special[name] = partial(lambda each: next(each)(), cycle(messages))
+        special[name] = partial(anew, cycle(messages))
     for name, app in peers.installed(PEERS).items():
         refusing = asking(name, app, forgery, 200 if "unchecked" in name else 403)
         calls[name] = asking(name, app, special.get(name, message), 200, TWIML)
@@ -177,37 +181,54 @@ SERVERS = {
     "waitress": f"{WAITRESS} bench:application",
     "gunicorn": "-m gunicorn --bind=127.0.0.1:PORT --worker-class=gthread bench:application",
     "granian": "-m granian --interface=wsgi --port=PORT --no-log bench:application",
+    "uvicorn": "-m uvicorn --port=PORT --lifespan=off --no-access-log bench:asgi",
     "bjoern": "-c 'import bench, bjoern; bjoern.run(bench.application, \"127.0.0.1\", PORT)'",
 }
 
 
 @contextlib.contextmanager
-def serving(name, command):
-    """Run a server on the first core; yield its port and session once it is right, and steady."""
+def started(command, peer, folder=None):
+    """Run a server on the first core; yield its port and its session."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    path, peer = f"{HERE.parent}:{HERE}", name.rpartition(": ")[2]
+    path = f"{folder or HERE.parent}:{HERE}"
     environ = {**os.environ, "BENCH_PEER": peer, "NODE_ENV": "production", "PYTHONPATH": path}
+    environ.update(TWILIO_AUTH_TOKEN=TOKEN, PYTHONDONTWRITEBYTECODE="1")
     command = shlex.split(f"taskset -c 0 {command.replace('PORT', str(port))}")
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
     with subprocess.Popen(command, env=environ, start_new_session=True, **quiet) as process:
         try:
-            client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            while client.sock is None and process.poll() is None:
-                time.sleep(0.05)
-                with contextlib.suppress(ConnectionError):
-                    client.connect()
-            client.request("POST", "/sms", urlencode(FIELDS), HEADERS)
-            answer = client.getresponse()
-            assert (answer.status, answer.read()) == (200, TWIML), f"{name}: {answer.status}"
-            client.request("POST", "/sms", urlencode(FIELDS), {**HEADERS, SIGNATURE: FORGED})
-            status = client.getresponse().status
-            assert status == (200 if "unchecked" in peer else 403), f"{name}, forged: {status}"
-            client.close()
-            warm_up((port, process.pid), *(5, 20) if "node" in command else (2, 2))
             yield port, process.pid
         finally:
-            process.terminate()
+            process.kill()
+
+
+def client_of(port):
+    """Return a client that is connected to a server that is just starting."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    for _ in range(1000):
+        with contextlib.suppress(ConnectionError):
+            client.connect()
+            return client
+        time.sleep(0.01)
+    raise TimeoutError(f"nothing listens at port {port}")
+
+
+@contextlib.contextmanager
+def serving(name, command):
+    """Run a server on the first core; yield its port and session once it is right, and steady."""
+    peer = name.rpartition(": ")[2]
+    with started(command, peer) as (port, session):
+        client = client_of(port)
+        client.request("POST", "/sms", urlencode(FIELDS), HEADERS)
+        answer = client.getresponse()
+        assert (answer.status, answer.read()) == (200, TWIML), f"{name}: {answer.status}"
+        client.request("POST", "/sms", urlencode(FIELDS), {**HEADERS, SIGNATURE: FORGED})
+        status = client.getresponse().status
+        assert status == (200 if "unchecked" in peer else 403), f"{name}, forged: {status}"
+        client.close()
+        warm_up((port, session), *(5, 20) if "node" in command else (2, 2))
+        yield port, session
 
 
 def warm_up(server, least, most):
@@ -279,6 +300,24 @@ def servers(quick):
 
 
 # ---------------------------------------------------------------- Cold start, memory
+BOT = "def reply(message): return 'You said ' + message['Body']\napplication = __import__('smsreply').App(reply)"
+EVENT = {
+    "version": "2.0", "rawPath": "/sms", "rawQueryString": "", "body": urlencode(FIELDS),
+    "requestContext": {"http": {"method": "POST"}},
+    "headers": {"host": HOST, "content-type": smsreply.FORM_TYPE},
+}  # fmt: skip
+EVENT["headers"][SIGNATURE.lower()] = post(FIELDS, **{"wsgi.url_scheme": "https"})()[
+    "HTTP_X_TWILIO_SIGNATURE"
+]
+LAMBDA = f"import aws_lambda; assert aws_lambda.lambda_handler({EVENT!r}, None)['body'] == {TWIML.decode()!r}"
+PRODUCTION = "-m smsreply serve --production"
+STARTS = {
+    "smsreply.py serve": "smsreply.py serve --no-phone --port=PORT bot:reply",
+    "-m smsreply serve": "-m smsreply serve --no-phone --port=PORT bot:reply",
+    "smsreply.py serve --production": "smsreply.py serve --production --port=PORT bot:reply",
+    PRODUCTION: f"{PRODUCTION} --port=PORT bot:reply",
+    "Flask + helper, waitress": f"{WAITRESS} bench:application",
+}
 ALONE, IMPORT, THEIRS = "Python alone", "import smsreply", "import Flask, helper"
 NAMES = f"TOKEN, SIGNATURE = {TOKEN!r}, {SIGNATURE!r}\n"
 THEIR_SOURCE = getsource(peers.tutorial) + getsource(peers.flask_app)
@@ -321,11 +360,72 @@ assert b"".join(app(environ, lambda *start: None)) == {TWIML!r}"""
     table(head, [(name, *size) for name, size in sizes.items()])
     grown = float(sizes[US][2]) / float(sizes[US][1])
     goal("memory after 10,000 messages, of after 1,000", grown, 1.02, most=True)
+    first_answers(quick)
+    if shutil.which("wrk") and peers.installed(["waitress"], __import__):
+        memory_served(quick)
 
 
-def python(code):
+def first_answers(quick):
+    """Show what it takes from the start of a process to its first answer, over a socket or not."""
+    with tempfile.TemporaryDirectory() as plain, tempfile.TemporaryDirectory() as compiled:
+        for folder in (plain, compiled):
+            for file in ("smsreply.py", "examples/hosts/aws_lambda.py"):
+                shutil.copy(HERE.parent / file, folder)
+            Path(folder, "bot.py").write_text(BOT)
+        compileall.compile_dir(compiled, quiet=1)
+        calls = {
+            f"a function's cold start, {kind}": partial(python, code, folder)
+            for kind, folder, code in (
+                ("Python alone", plain, ""),
+                (".py", plain, LAMBDA),
+                (".pyc", compiled, LAMBDA),
+            )
+        }
+        if peers.installed((FLASK,)) and peers.installed(["waitress"], __import__):
+            for name, command in STARTS.items():
+                calls[name] = partial(first_answer, command, compiled)
+        took = interleaved(calls, 9 if quick else 30)
+    rows = [(name, median(took[name]) * 1000) for name in took]
+    table(("from the start to the first answer", "ms of CPU time"), rows)
+
+
+def first_answer(command, folder):
+    """Run a server until it has answered one message."""
+    command = f"{sys.executable} {command}"
+    with (
+        started(command, FLASK, folder) as (port, _),
+        contextlib.closing(client_of(port)) as client,
+    ):
+        client.request("POST", "/sms", urlencode(FIELDS), HEADERS)
+        assert client.getresponse().read() == TWIML
+
+
+def memory_served(quick):
+    """Show the memory of a server at the start, and after many messages."""
+    rows, most = [], 10_000 if quick else 100_000
+    for name in (PRODUCTION, "Flask + helper, waitress"):
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copy(HERE.parent / "smsreply.py", folder)
+            Path(folder, "bot.py").write_text(BOT)
+            with started(f"{sys.executable} {STARTS[name]}", FLASK, folder) as server:
+                client_of(server[0]).close()
+                before, count = memory(server[1]), 0
+                while count < most:
+                    count += int(re.search(r"(\d+) requests in", load(server, 5)[1])[1])
+                rows.append((name, before, memory(server[1]), f"{count:,}"))
+    table(("memory of a server, MB", "at the start", "after", "so many messages"), rows)
+
+
+def memory(process):
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def python(code, folder=""):
     """Run *code* in a new Python, and leave that before it tidies up; return what was printed."""
-    environ = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}", "PYTHONDONTWRITEBYTECODE": ""}
+    path = folder or f"{HERE.parent}:{HERE}"
+    environ = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": folder}
+    environ["TWILIO_AUTH_TOKEN"] = TOKEN
     command = [sys.executable, "-c", f"{code}\nimport os, sys; sys.stdout.flush(); os._exit(0)"]
     return subprocess.run(command, env=environ, stdout=-1, text=True, check=True).stdout
 
@@ -335,8 +435,7 @@ def resident(peer):
     app = PEERS[peer]()
     for n in range(10_001):
         if n in (0, 1_000, 10_000):
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            print(f"{pages * os.sysconf('SC_PAGE_SIZE') / 1e6:.1f}")
+            print(f"{memory('self'):.1f}")
         asking(peer, app, post({**FIELDS, "MessageSid": f"MM{n:032x}"}))
 
 
@@ -391,8 +490,37 @@ def growth(quick):
     table((*head, "of half the size", f"{FLASK}, times"), rows)
     worst, name = max([(row[4], row[0]) for row in rows if row[4] != ""])
     goal(f"twice the size costs at most ({name})", worst, 2.5, most=True)
+    accounts_and_entries(quick)
     if shutil.which("wrk") and peers.installed(["waitress"], __import__):
         connections(1 if quick else 3)
+
+
+def accounts_and_entries(quick):
+    """Show what a message costs with many accounts, and with a long memory."""
+    calls, folder = {}, tempfile.TemporaryDirectory()
+    for number in (1, 10, 100, 1000):
+        sids = [f"AC{n:032x}" for n in range(number)]
+        app = peers.ours(auth_token=dict.fromkeys(sids, TOKEN))
+        messages = cycle([post({**FIELDS, "AccountSid": sid}) for sid in sids])
+        calls[f"{number:,} accounts, in turns"] = asking(
+            US, app, partial(anew, messages), 200, TWIML
+        )
+    new = (post({**FIELDS, "MessageSid": f"MM{n:032x}"}) for n in itertools.count())
+    for power in range(3, 6 if quick else 7):
+        cache = smsreply.SQLiteCache(os.path.join(folder.name, str(power)))
+        for n in range(10**power):
+            cache.set(f"a{n:064x}", ["n", "r", "200 OK", [], TWIML.decode("latin-1")], 3600)
+        app = peers.ours(cache=cache)
+        calls[f"SQLiteCache, {10**power:,} answers kept"] = asking(US, app, partial(anew, new), 200)
+    took = interleaved(calls, 9 if quick else 25)
+    first = {name: next(key for key in took if key[-8:] == name[-8:]) for name in took}
+    rows = [(n, median(took[n]) * 1e6, ratio(took, n, first[n])) for n in took]
+    table(("more accounts, and a longer memory", "µs", "of the fewest"), rows)
+    folder.cleanup()
+
+
+def anew(messages):
+    return next(messages)()
 
 
 def connections(seconds):

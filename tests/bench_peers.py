@@ -132,6 +132,22 @@ def redis_cache():
     return RedisCache("127.0.0.1", port)
 
 
+async def asgi_constant(scope, receive, send):
+    """Answer as `constant` does, by ASGI."""
+    more = scope["type"] == "http"
+    while more:
+        more = (await receive()).get("more_body", False)
+    headers = [(b"content-type", XML_TYPE.encode()), (b"content-length", b"%d" % len(TWIML))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": TWIML})
+
+
+def asgi_flask(check):
+    from a2wsgi import WSGIMiddleware
+
+    return WSGIMiddleware(flask_app(check))
+
+
 def asgi():
     """Return the application of examples/hosts/asgi.py, with our handler."""
     import importlib.util
@@ -149,7 +165,6 @@ def asgi():
 US, RESPONSE, SESSION = "smsreply", "smsreply, a MessagingResponse", "smsreply, a session"
 CACHE, CONSTANT = "smsreply, MemoryCache, new messages", "a constant answer, unchecked"
 SQLITE, REDIS = "smsreply, SQLiteCache, new messages", "smsreply, Redis, new messages"
-ASGI = "smsreply by the ASGI adapter"
 FLASK, FALCON = "Flask + helper", "Falcon + helper, unchecked"
 STRING, HELPER = "Express, a string, unchecked", "Express + helper"
 PEERS = {
@@ -166,6 +181,13 @@ PEERS = {
 for name, make in (("Flask", flask_app), ("Bottle", bottle_app), ("Falcon", falcon_app)):
     PEERS[f"{name} + helper"] = partial(make, True)
     PEERS[f"{name} + helper, unchecked"] = partial(make, False)
+# The same by ASGI: Flask goes through a2wsgi, which is what its users take.
+ASGI_PEERS = {
+    CONSTANT: lambda: asgi_constant,
+    US: asgi,
+    FLASK: partial(asgi_flask, True),
+    f"{FLASK}, unchecked": partial(asgi_flask, False),
+}
 # Express computes an ETag of each answer: that is its default.
 EXPRESS = f"""
 const express = require("express"), twilio = require("twilio"), app = express();
