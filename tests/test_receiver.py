@@ -170,6 +170,7 @@ def test_where_a_router_strips_the_whole_path_both_spellings_are_accepted(
         ("/shop", "/", 'pass public_url="https://abc.example/shop"'),
         ("/sms", "//sms", "has one slash where the server got two"),
         ("/sms/", "/sms", "ends in a slash"),
+        ("/sms", "/sms/", "has no slash at its end"),
         ("/sms", "/bot/sms", "Twilio's URL has no /bot"),
     ],
 )
@@ -216,6 +217,18 @@ def test_where_the_host_gives_no_raw_path_the_usual_spellings_are_tried(path, es
     )
     environ = signed(url="https://abc.example" + spelled, PATH_INFO=path.encode().decode("latin-1"))
     assert status_of(app(), environ) == 200
+
+
+@pytest.mark.parametrize("safe", ["", "/:@", "*'()!~"])
+@pytest.mark.parametrize("space", ["+", "%20"])
+@pytest.mark.parametrize("seen_space", ["+", "%20"])
+def test_where_the_host_spells_the_query_anew_the_usual_spellings_are_tried(
+    safe, space, seen_space
+):
+    pairs = [("a", "x:/y@z (1)*!~'"), ("b", "")]
+    spelled = urlencode(pairs, safe=safe).replace("+", space)
+    seen = urlencode(pairs).replace("+", seen_space)
+    assert status_of(app(), signed(url=f"{URL}?{spelled}", QUERY_STRING=seen)) == 200
 
 
 def test_where_the_host_gives_a_raw_path_no_other_is_tried(caplog):

@@ -370,6 +370,15 @@ def test_anything_else_is_a_type_error_that_lists_what_may_be_returned(reply):
         assert kind in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("element", "needed"), [(Media, "url"), (Redirect, "url"), (Body, "message")]
+)
+def test_an_element_that_needs_a_text_says_so(element, needed):
+    with pytest.raises(TypeError, match=f"<{element.name}> needs its {needed}"):
+        element()
+    assert element(**{needed: "https://abc.example"}).value == "https://abc.example"
+
+
 @pytest.mark.parametrize("twice", [{"body": "b"}, {"to": "+1", "body": None}])
 def test_an_argument_that_is_given_twice_is_a_type_error(twice):
     with pytest.raises(TypeError, match="<Message> got its body twice"):
