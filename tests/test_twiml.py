@@ -379,6 +379,11 @@ def test_an_element_that_needs_a_text_says_so(element, needed):
     assert element(**{needed: "https://abc.example"}).value == "https://abc.example"
 
 
+def test_an_argument_too_many_is_a_type_error():
+    with pytest.raises(TypeError, match="<Redirect> takes no 3 arguments without a name"):
+        Redirect("https://abc.example", "POST", "more")
+
+
 @pytest.mark.parametrize("twice", [{"body": "b"}, {"to": "+1", "body": None}])
 def test_an_argument_that_is_given_twice_is_a_type_error(twice):
     with pytest.raises(TypeError, match="<Message> got its body twice"):
