@@ -38,13 +38,16 @@ class Program:
     def forged(self) -> Phone:
         return Phone(self.url, auth_token="another token")
 
-    def public(self) -> Phone:
-        return Phone(self.url, auth_token=TOKEN, public_url=PUBLIC_URL)
+    def with_query(self, public_url: str | None = None) -> Phone:
+        return Phone(f"{self.url}?shop=1", auth_token=TOKEN, public_url=public_url)
 
 
 def replies(program: Program) -> str:
-    exchange = program.phone.text("Hello")
-    return "" if exchange.messages else f"a text got no reply: {exchange.story()}"
+    for phone, url in ((program.phone, "the URL"), (program.with_query(), "the URL and ?shop=1")):
+        exchange = phone.text("Hello")
+        if not exchange.messages:
+            return f"a text to {url} got no reply: {exchange.story()}"
+    return ""
 
 
 def repeats(program: Program) -> str:
@@ -78,7 +81,7 @@ def refuses_forged(program: Program) -> str:
 
 
 def public_url(program: Program) -> str:
-    exchange = program.public().text("Hello")
+    exchange = program.with_query(PUBLIC_URL).text("Hello")
     if exchange.messages:
         return ""
     return f"a request that is signed for PUBLIC_URL should be answered: {exchange.story()}"
@@ -87,10 +90,13 @@ def public_url(program: Program) -> str:
 def answers_once(program: Program) -> str:
     first = program.phone.text("Hello")
     again = program.phone.repeat(first)
-    texts = [[message.body for message in exchange.messages] for exchange in (first, again)]
-    if texts[0] and texts[0] == texts[1]:
-        return ""
-    return f"a message that comes twice should get the same reply twice, and not {texts}"
+    other = program.phone.text("Hello")
+    texts = [[message.body for message in each.messages] for each in (first, again, other)]
+    if not texts[0] or texts[0] != texts[1]:
+        return f"a message that comes twice should get the same reply twice, and not {texts[:2]}"
+    if texts[2] == texts[0]:
+        return f"another message with the same text is another order, and got {texts[2]} again"
+    return ""
 
 
 def outlives_timeout(program: Program) -> str:
@@ -102,11 +108,18 @@ def outlives_timeout(program: Program) -> str:
 
 
 def remembers(program: Program) -> str:
+    strangers = program.phone.text("Who am I?")
     program.phone.text("My name is Ada")
     exchange = program.phone.text("Who am I?")
-    if any("Ada" in message.body for message in exchange.messages):
-        return ""
-    return f"'My name is Ada' and then 'Who am I?' should get a reply with Ada: {exchange.story()}"
+    others = program.phone.text("Who am I?", from_="+15005550009")
+    if not any("Ada" in message.body for message in exchange.messages):
+        return (
+            f"after 'My name is Ada', 'Who am I?' should get a reply with Ada: {exchange.story()}"
+        )
+    for each in (strangers, others):
+        if not each.messages or "Ada" in each.messages[0].body:
+            return f"to who has not said a name, 'Who am I?' should have a reply without: {each.story()}"
+    return ""
 
 
 CHECKS: dict[str, Callable[[Program], str]] = {

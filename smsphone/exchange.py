@@ -81,9 +81,10 @@ class Exchange:
 
         Of a traceback it has only the last line, which names the exception.
         """
-        told = [printable(repr(self.params.get("Body", "")), 60)]
-        for request, answer in zip(self.requests, self.answers):
-            told.append(f"{request.kind}: {outcome(answer)}")
+        hops = [f"{r.kind}: {outcome(a)}" for r, a in zip(self.requests, self.answers)]
+        if len(hops) > 8:  # a loop, say
+            hops[4:-2] = [f"{len(hops) - 6} more like it"]
+        told = [printable(repr(self.params.get("Body", "")), 60), *hops]
         told += [f"reply: {printable(repr(message.body), 60)}" for message in self.messages]
         told += [str(error) for error in self.errors]
         for text in [text for answer in self.answers if answer for text in answer.log]:

@@ -17,6 +17,7 @@ LESSON = ROOT / "examples" / "lesson"
 README = (LESSON / "README.md").read_text()
 STAGES = sorted(LESSON.glob("[1-8]_*.py"))
 SOLUTION = ROOT / "tests" / "lesson" / "8_smsreply.py"
+HERE = "sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))"
 QUICK = {"SLOW": "0.8", "PATIENCE": "0.3", "TWILIO_AUTH_TOKEN": "12345"}
 
 
@@ -36,12 +37,11 @@ def exercise(stage):
 def verdicts(tmp_path_factory):
     """What the check says of each stage, and of what solves its exercise: the next stage."""
     folder = tmp_path_factory.mktemp("solutions")
-    root = "sys.path.insert(0, str(Path(__file__).parents[2]))"
     files = {}
     for stage, solution in zip(STAGES, [*STAGES[1:], SOLUTION]):
         text = re.sub(r"^# check: .*$", exercise(stage), solution.read_text(), flags=re.M)
         file = folder / f"solution_{stage.stem}.py"
-        file.write_text(text.replace(root, f"sys.path.insert(0, {str(ROOT)!r})"))
+        file.write_text(text.replace(HERE, f"sys.path.insert(0, {str(ROOT)!r})"))
         files[stage.stem, "itself"], files[stage.stem, "solution"] = stage, file
     with ThreadPoolExecutor(4) as pool:
         return dict(zip(files, pool.map(check, files.values())))
@@ -61,7 +61,7 @@ def test_a_stage_fails_its_exercise_and_says_what_is_wrong(verdicts, stage):
         return
     status, said = verdicts[stage.stem, "itself"]
     assert status == 1
-    assert "yes" not in said.values()
+    assert set(said.values()) != {"yes"}
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.stem)
@@ -70,6 +70,47 @@ def test_the_next_stage_solves_the_exercise(verdicts, stage):
     assert set(said.values()) == {"yes"}, said
     assert status == 0
     assert list(said) == exercise(stage).removeprefix("# check: ").split(", ")
+
+
+CHEATS = {
+    "who refuses everybody": (
+        3,
+        3,
+        "    message = read(environ)\n",
+        """\
+    start_response("403 Forbidden", [])
+    return [b"no"]
+""",
+    ),
+    "who leaves the query out": (
+        3,
+        4,
+        "request_uri(environ)",
+        'request_uri(environ).split("?")[0]',
+    ),
+    "who leaves the query out behind a proxy": (4, 5, "f\"?{environ['QUERY_STRING']}\"", '""'),
+    "who checks nothing behind a proxy": (
+        4,
+        5,
+        "    if not is_twilios(",
+        "    if 0 and not is_twilios(",
+    ),
+    "who takes the same text for the same message": (5, 6, '["MessageSid"]', '["Body"]'),
+    "who says Ada to everybody": (8, 9, 'get("name", "stranger")', 'get("", "Ada")'),
+}
+
+
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_the_check_notices(tmp_path, cheat):
+    number, solution, right, wrong = CHEATS[cheat]
+    text = [*STAGES, SOLUTION][solution - 1].read_text()
+    assert right in text
+    text = text.replace(right, wrong).replace(HERE, f"sys.path.insert(0, {str(ROOT)!r})")
+    file = tmp_path / "mine.py"
+    file.write_text(re.sub(r"^# check: .*$", exercise(STAGES[number - 1]), text, flags=re.M))
+    status, said = check(file)
+    assert status == 1
+    assert set(said.values()) != {"yes"}
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.stem)
@@ -103,7 +144,7 @@ def test_the_lesson_prints_what_it_says(program, commands):
     *variables, _, file = shlex.split(program)
     env = {**QUICK, **dict(one.split("=") for one in variables), "PORT": str(port)}
     if any("11205" in output for _, output in commands):
-        env["SLOW"] = "20"
+        env["SLOW"] = "25"
         if not os.environ.get("SMSREPLY_SLOW"):
             pytest.skip("takes long: set SMSREPLY_SLOW=1")
     with running(sys.executable, ROOT / file, port=port, env=env, cwd=ROOT):

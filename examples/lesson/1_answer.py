@@ -39,7 +39,10 @@ def serve(port):
         while True:
             connection, _ = listener.accept()
             with connection:
-                print(read(connection).decode())
+                request = read(connection).decode()
+                if not request.strip():  # a browser connects ahead, and asks nothing
+                    continue
+                print(request)
                 connection.sendall(ANSWER)
 
 

@@ -6,7 +6,7 @@ stays a text.  Never build XML out of strings.
 Still wrong: anybody who finds the URL can send messages in anybody's name.  Try it:
 ``curl localhost:8767/sms -d From=the+boss -d Body=100+pizzas``.
 """
-# check: refuses-unsigned, refuses-forged
+# check: replies, refuses-unsigned, refuses-forged
 
 import os
 from urllib.parse import parse_qsl

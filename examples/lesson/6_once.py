@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 PORT = int(os.environ.get("PORT", "8767"))
 TOKEN = os.environ["TWILIO_AUTH_TOKEN"].encode()
 PUBLIC_URL = os.environ.get("PUBLIC_URL", "")  # https://abc.example
-SLOW = float(os.environ.get("SLOW", "20"))  # seconds that a slow reply takes
+SLOW = float(os.environ.get("SLOW", "25"))  # seconds that a slow reply takes
 
 orders = []
 answers = {}  # by MessageSid

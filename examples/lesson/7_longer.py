@@ -4,9 +4,9 @@ A thread of its own makes the reply.  If that takes over 10 seconds, the answer 
 Twilio asks that URL, and waits for 15 seconds more.  So it goes, round after round.
 
 Still wrong: no other process knows these answers, nothing is ever forgotten, a reply that failed
-fails for good, and what is read has no limit.
+fails for good, what is read has no limit, and Twilio cannot read an answer with U+0001 in it.
 """
-# check: repeats, escapes, refuses-unsigned, refuses-forged, public-url, answers-once
+# check: repeats, escapes, refuses-unsigned, refuses-forged, public-url, answers-once, outlives-timeout
 
 import base64
 import hmac
@@ -23,7 +23,7 @@ PORT = int(os.environ.get("PORT", "8767"))
 TOKEN = os.environ["TWILIO_AUTH_TOKEN"].encode()
 PUBLIC_URL = os.environ.get("PUBLIC_URL", "")  # https://abc.example
 PATIENCE = float(os.environ.get("PATIENCE", "10"))  # seconds: Twilio waits for 15
-SLOW = float(os.environ.get("SLOW", "20"))  # seconds that a slow reply takes
+SLOW = float(os.environ.get("SLOW", "25"))  # seconds that a slow reply takes
 
 orders = []
 runs, lock, pool = {}, threading.Lock(), futures.ThreadPoolExecutor(32)
@@ -74,10 +74,9 @@ def application(environ, start_response):
     with lock:  # two deliveries may come at the same time
         sid = message["MessageSid"]
         run = runs[sid] = runs.get(sid) or pool.submit(reply, message)
-    try:
-        body = twiml("Message", run.result(PATIENCE))
-    except futures.TimeoutError:
-        body = twiml("Redirect", f"/sms?again={time.time()}")
+    futures.wait([run], PATIENCE)
+    again = f"/sms?again={time.time()}"  # a new URL each time, or it would be a loop
+    body = twiml("Message", run.result()) if run.done() else twiml("Redirect", again)
     start_response("200 OK", [("Content-Type", "text/xml"), ("Content-Length", str(len(body)))])
     return [body]
 

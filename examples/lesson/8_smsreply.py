@@ -14,10 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # where smsreply.py is
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))  # where smsreply.py is
 import smsreply
 
-SLOW = float(os.environ.get("SLOW", "20"))  # seconds that a slow reply takes
+SLOW = float(os.environ.get("SLOW", "25"))  # seconds that a slow reply takes
 
 orders = []
 
