@@ -488,6 +488,10 @@ def test_a_url_may_be_signed_with_its_port_or_without(host, url, status):
     assert status_of(app(), signed(url=url, HTTP_HOST=host)) == status
 
 
+def test_a_public_url_loses_slashes_at_its_end_and_nothing_else():
+    assert app(public_url="https://abc.example/BOX//").public_url == "https://abc.example/BOX"
+
+
 @pytest.mark.parametrize(
     "public", ["abc.example", "https://", "ftp://abc.example", "https://a.example?x", "/sms", "https:///sms", "*",
      "see https://a.example", "https://a.example:x"]

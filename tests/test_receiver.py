@@ -355,8 +355,9 @@ def test_ten_messages_are_the_most_that_twilio_sends(caplog, reply, status):
     )
 
 
-def test_a_text_that_begins_like_twiml_is_sent_as_text_and_the_log_says_so_once(caplog):
-    markup = app(lambda m: "<Response><Message>Hi</Message></Response>")
+@pytest.mark.parametrize("before", ["", '\n<?xml version="1.0"?>'])
+def test_a_text_that_begins_like_twiml_is_sent_as_text_and_the_log_says_so_once(caplog, before):
+    markup = app(lambda m: f"{before}<Response><Message>Hi</Message></Response>")
     for _ in range(3):
         assert "&lt;Response&gt;" in text_of(markup, signed())
     [said] = [text for text in caplog.messages if "TwiML document" in text]
@@ -413,6 +414,7 @@ def test_a_wrong_token_and_a_wrong_url_are_different_findings(caplog):
     status_of(app(), signed(token="another"))
     status_of(app(), signed(url="http://abc.example/sms"))
     token, url = caplog.messages
+    assert token.endswith("so escapes in it may be lost)")
     assert "; if not, check the auth token" in token
     assert 'signed for http://abc.example/sms: pass public_url="http://abc.example"' in url
 
@@ -496,6 +498,11 @@ def test_accounts_that_somebody_invents_take_no_memory():
 def test_answer_takes_64_kib(size, status):
     fields = {"Body": "x" * (size - 5)}
     assert asked(app(), fields)[0].startswith(str(status))
+
+
+def test_answer_refuses_what_is_not_a_form():
+    status, _, _ = asked(app(), **{"Content-type": "application/json"})
+    assert status == "415 Unsupported Media Type"
 
 
 @pytest.mark.parametrize("method", ["PUT", "HEAD"])

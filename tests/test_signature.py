@@ -237,6 +237,12 @@ def test_app_refuses_any_other_header(signature):
     assert (status, body) == ("403 Forbidden", b"this was not signed by Twilio\n")
 
 
+def test_a_body_that_is_not_utf_8_is_refused_and_no_exception():
+    assert not RequestValidator(TOKEN).validate(
+        "https://abc.example/", b"a=\xff%FF", "A" * 27 + "="
+    )
+
+
 def test_a_signature_may_be_bytes():
     assert validator.validate(U, P, SIGNATURE.encode())
 

@@ -240,6 +240,16 @@ def test_a_message_is_answered_once_though_the_server_was_started_again(tmp_path
         assert texter.text("three").reply == "run 1"
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="there is no /proc")
+def test_a_process_opens_its_file_once(tmp_path):
+    cache = smsreply.SQLiteCache(tmp_path / "cache")
+    cache.set("a", 1)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(20):
+        cache.set(str(number), cache.get("a"))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 @pytest.mark.parametrize("file", [".", "nowhere/file", "thesis.txt"])
 def test_a_file_that_cannot_be_a_cache_is_one_line(tmp_path, file):
     (tmp_path / "thesis.txt").write_text("my thesis\n" * 1000)
