@@ -219,7 +219,10 @@ def serving(name, command):
     """Run a server on the first core; yield its port and session once it is right, and steady."""
     peer = name.rpartition(": ")[2]
     with started(command, peer) as (port, session):
-        client = client_of(port)
+        try:
+            client = client_of(port)
+        except TimeoutError as error:
+            raise TimeoutError(f"{name}: {error}") from None
         client.request("POST", "/sms", urlencode(FIELDS), HEADERS)
         answer = client.getresponse()
         assert (answer.status, answer.read()) == (200, TWIML), f"{name}: {answer.status}"

@@ -154,8 +154,7 @@ def asgi():
 
     path = Path(__file__).resolve().parent.parent / "examples" / "hosts" / "asgi.py"
     sys.modules["bot"] = type(sys)("bot")
-    sys.modules["bot"].reply = lambda message: "You said " + message["Body"]
-    os.environ["TWILIO_AUTH_TOKEN"] = TOKEN
+    sys.modules["bot"].application = ours()
     spec = importlib.util.spec_from_file_location("asgi_host", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
