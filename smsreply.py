@@ -678,11 +678,8 @@ def why_not_signed(
         key = printable(key, 60)
         return f"it is signed with SharedKey {key}: add that key's secret to the auth tokens"
     its_host = printable(headers.get("x-forwarded-host", ""), 100)
-    lost = (
-        ""
-        if raw_target(environ)
-        else " (this host passes on no raw path, so escapes in it may be lost)"
-    )
+    raw = raw_target(environ) or environ.get("smsreply.url")
+    lost = "" if raw else " (this host passes on no raw path, so escapes in it may be lost)"
     return (
         f"the signature fits neither {shown(url)} nor a URL much like it: if the URL in Twilio's"
         f" console has another scheme or host, {advice.format('that URL up to this path')}; if not,"
@@ -1034,19 +1031,21 @@ class TwiML:
         element = ELEMENTS.get(self.name) or Element("value?")
         if len(values) > len(element.arguments):
             raise TypeError(f"<{self.name}> takes no {len(values)} arguments without a name")
-        for name, value in zip(element.arguments, values):
-            if name in attributes:
+        named = dict(zip(element.arguments, values))
+        for keyword, value in attributes.items():
+            name = attribute_name(keyword)
+            if name in named:
                 raise TypeError(f"<{self.name}> got its {name} twice")
-            attributes[name] = value
+            named[name] = value
         # A str, a dict (written as JSON), or None.
-        self.value: Any = attributes.pop(element.text, None)
+        self.value: Any = named.pop(element.text, None)
         if self.value is None and not element.optional:
             raise TypeError(f"<{self.name}> needs its {element.text}")
         if not (self.value is None or isinstance(self.value, (str, dict))):
             kind = type(self.value).__name__
             raise TwiMLException(f"the text of <{self.name}> is a str, and not of the type {kind}")
         self.attrs: dict[str, Any] = {
-            xml_name(attribute_name(k)): v for k, v in attributes.items() if v is not None
+            xml_name(name): value for name, value in named.items() if value is not None
         }
         self.verbs: list[TwiML | str] = []
 
@@ -1480,8 +1479,8 @@ class App(Receiver):
         """
         import io
 
-        scheme, separator, rest = url.partition("://")
-        if not separator:
+        scheme, _, rest = url.partition("://")
+        if scheme.lower() not in DEFAULT_PORTS:
             raise ValueError(f"{printable(url)!r} is not like https://abc.example/sms")
         host = re.split("[/?#]", rest, maxsplit=1)[0]
         path = re.split("[?#]", rest.removeprefix(host), maxsplit=1)[0]
@@ -1493,13 +1492,15 @@ class App(Receiver):
             {
                 "REQUEST_METHOD": method,
                 # PEP 3333, "Unicode Issues": each character of an environ's str is a byte.
-                "PATH_INFO": unquote(path.encode().decode("latin-1"), "latin-1"),
+                "PATH_INFO": unquote(to_bytes(path).decode("latin-1"), "latin-1"),
                 "CONTENT_TYPE": environ.get("HTTP_CONTENT_TYPE"),
                 "CONTENT_LENGTH": len(body),
                 "HTTP_HOST": host,
+                "SERVER_NAME": "",  # a client may send an empty Host
+                "SERVER_PORT": "",
                 "wsgi.url_scheme": scheme,
                 "wsgi.input": io.BytesIO(body),
-                "smsreply.url": url.encode().decode("latin-1"),
+                "smsreply.url": to_bytes(url).decode("latin-1"),
             }
         )
         started: list[Any] = []
@@ -1757,10 +1758,13 @@ class Memory:
             message.pop("smsreply", None)
             return came_back[1], int(came_back[2])
         url = path_and_query(message.url)
-        if "ErrorUrl" in message:  # in the form of a POST, or in the query of a GET
+        if "ErrorUrl" in message and signed_fields:  # a POST: it is in the form
             fields = {k: v for k, v in message.items() if k not in ("ErrorCode", "ErrorUrl")}
-            signed_fields = signed_string("", fields) if signed_fields else ""
-            url = re.sub("(?<=[?&])Error(Code|Url)=[^&]*&?", "", url).rstrip("&")
+            signed_fields = signed_string("", fields)
+        elif "ErrorUrl" in message:  # a GET: it is in the query
+            path, _, query = url.partition("?")
+            pairs = [p for p in query.split("&") if not p.startswith(("ErrorCode=", "ErrorUrl="))]
+            url = f"{path}?{'&'.join(pairs)}"
         return hashlib.sha256(to_bytes(url + signed_fields)).hexdigest(), 0
 
     def _wait(self, name: str, round_: int, handle: Callable[[], Answer]) -> Answer | None:
@@ -2093,7 +2097,8 @@ def load(target: str) -> Any:
     place, _, name = target.partition(":")
     module = import_module(place)
     names = [name] if name else ["reply", "application"]
-    for found in [getattr(module, wanted, None) for wanted in names]:
+    for wanted in names:
+        found = getattr(module, wanted, None)
         by_chance = found is application and not name  # by ``from smsreply import *``
         if (callable(found) or hasattr(found, "items")) and not by_chance:
             return found
@@ -2616,12 +2621,15 @@ def lacks_token(app: Any) -> bool:
 
 
 def make_cache(options: Any) -> Cache:
-    with told_in_a_line(OSError, ValueError, about=f"--cache {options.cache}: "):
+    about = f"--cache {printable(options.cache or '')}: "
+    with told_in_a_line(ValueError, about="--cache: "), told_in_a_line(OSError, about=about):
         return SQLiteCache(options.cache) if options.cache else MemoryCache()
 
 
 def listening(host: str, port: int) -> contextlib.AbstractContextManager[None]:
-    return told_in_a_line(OSError, about=f"cannot listen at {printable(host)}:{port}: ")
+    # socket.bind() has the other two for a name that cannot be a host.
+    kinds = (OSError, TypeError, UnicodeError)
+    return told_in_a_line(*kinds, about=f"cannot listen at {printable(host)}:{port}: ")
 
 
 def webhook_url(app: Any, host: str, port: int) -> str:
@@ -2665,7 +2673,7 @@ def serve_here(options: Any, serve: Callable[[Any], None]) -> int:
 def phone_beside(options: Any, webhook: str, server: Any, app: Any) -> None:
     """Serve the phone in a thread, and let it see all that *server* gets and answers.
 
-    A port that is taken is no reason not to serve the rest.
+    That it cannot be served is no reason not to serve the rest.
     """
     if not has_phone():
         print(f"The phone {NO_PHONE}", flush=True)
@@ -2678,9 +2686,10 @@ def phone_beside(options: Any, webhook: str, server: Any, app: Any) -> None:
     public_url = app.public_url if isinstance(app, App) else None
     watched = page.watch(server.get_app())
     try:
-        phone = page.serve(webhook, public_url, port, watched)
-    except OSError as error:
-        log.warning("The phone is not served: port %d: %s", port, error.strerror or error)
+        with told_in_a_line(ValueError), told_in_a_line(OSError, about=f"port {port}: "):
+            phone = page.serve(webhook, public_url, port, watched)
+    except UsageError as error:
+        log.warning("The phone is not served: %s", error)
         return
     server.set_app(watched)
     print(f"Phone at http://localhost:{phone.server_address[1]}/", flush=True)

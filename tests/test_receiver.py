@@ -240,7 +240,9 @@ def test_where_the_host_gives_no_raw_path_the_log_says_what_may_be_lost(caplog):
     signed_for = "https://abc.example/sms/a%2Fb"
     status_of(app(), signed(url=signed_for, PATH_INFO="/sms/a/b"))
     status_of(app(), signed(url=URL + "?x", REQUEST_URI="/sms"))
-    lost, raw = caplog.messages
+    app().answer("POST", URL, {"X-Twilio-Signature": "x"}, b"From=1")  # it may be raw or not
+    lost, raw, answered = caplog.messages
+    assert "no raw path" not in answered
     assert "this host passes on no raw path, so escapes in it may be lost" in lost
     assert "no raw path" not in raw
 
@@ -472,7 +474,12 @@ def test_answer_takes_a_path_that_the_host_has_decoded(path):
     assert status == "200 OK"
 
 
-@pytest.mark.parametrize("url", ["/sms", "abc.example/sms", ""])
+@pytest.mark.parametrize("url", ["https:///sms", "https://h/\udcc3\udca9", "https://:/"])
+def test_answer_refuses_what_a_client_can_make_of_a_url(url):
+    assert app().answer("POST", url, {}, b"From=1")[0][:3] in ("400", "403")
+
+
+@pytest.mark.parametrize("url", ["/sms", "abc.example/sms", "", "/sms?u=http://x/y"])
 def test_answer_wants_a_whole_url(url):
     with pytest.raises(ValueError, match=r"is not like https://abc\.example/sms"):
         app(public_url="https://abc.example").answer("POST", url, {}, b"")

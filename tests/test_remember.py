@@ -242,6 +242,17 @@ def test_the_fallback_at_the_same_path_gets_the_late_answer_of_the_first_run(met
     assert "ErrorUrl" not in bot.seen[0]
 
 
+@pytest.mark.parametrize("rest", ["/sms?a=1&", "/sms?ErrorCode=7", "/x&ErrorCode=5", "/x&"])
+def test_an_error_code_in_the_webhooks_own_url_is_a_part_of_it(rest):
+    bot = Bot()
+    app = app_of(bot)
+    url = "https://abc.example" + rest
+    assert deliver(app, request(url=url))[:2] == says("run 1")
+    failed = request(url=url, ErrorCode="11205", ErrorUrl=URL)
+    assert deliver(app, failed)[:2] == says("run 1")
+    assert deliver(app, request(url=url.replace("ErrorCode=", "Other=") + "1"))[:2] == says("run 2")
+
+
 def test_a_fallback_without_a_first_run_is_handled_with_its_error():
     bot = Bot()
     assert deliver(app_of(bot), request(ErrorCode="11205", ErrorUrl=URL))[:2] == says("run 1")

@@ -189,6 +189,8 @@ SAID = {
     "bot:paths --path /sms": "leave --path out",
     "mapping:reply": "a mapping from paths to functions",
     "--host 256.0.0.1": "cannot listen at 256.0.0.1:0",
+    "--host é..b": "cannot listen at é..b:0",
+    "lazy.py --path sms": "a path begins with one slash",
     "--production": "set TWILIO_AUTH_TOKEN",
     "bot:reply --production": "set TWILIO_AUTH_TOKEN",
 }
@@ -205,6 +207,7 @@ def test_what_cannot_be_served_is_one_line_and_no_traceback(bot, tmp_path, argum
     bot("raise SystemExit(3)", "exits.py")
     bot("def reply(:", "broken.py")
     bot("import not_installed", "needs.py")
+    bot("def reply(message): ...\ndef __getattr__(name): raise ImportError(name)", "lazy.py")
     words = arguments.split(" ")
     status, out, err = run(SCRIPT, "serve", *words, "--no-phone", "--port", 0, cwd=tmp_path)
     assert (status, out) == (2, [])
@@ -604,6 +607,26 @@ def test_the_phone_beside_an_app_signs_for_the_apps_public_url(bot, tmp_path):
         page.request("POST", "/text", json.dumps({"body": "Hello"}), headers)
         assert page.getresponse().status == 200
         server.said("Answered +15005550001 with: <Response><Message>hi</Message></Response>")
+
+
+@pytest.mark.parametrize(
+    ("more", "env", "why"),
+    [
+        (["--no-verify"], {"TWILIO_AUTH_TOKEN": "AC" + 32 * "0"}, "is an SID"),
+        (["--public-url", "https://h:99999"], {}, "99999"),
+    ],
+)
+def test_a_phone_that_cannot_be_served_is_a_line_and_the_rest_is_served(
+    bot, tmp_path, more, env, why
+):
+    pytest.importorskip("smsphone")
+    bot("def reply(message): return 'hi'")
+    port = free_port()
+    command = [PYTHON, SCRIPT, "serve", "bot.py", "--port", port, "--phone-port", 0, *more]
+    with serving(command=command, port=port, env=env, cwd=tmp_path) as server:
+        server.said("The phone is not served: ")
+        assert why in "".join(server.lines)
+        assert not [line for line in server.lines if "Traceback" in line]
 
 
 def test_what_comes_of_an_import_of_everything_is_not_somebodys_bot(bot, tmp_path):

@@ -384,10 +384,23 @@ def test_an_argument_too_many_is_a_type_error():
         Redirect("https://abc.example", "POST", "more")
 
 
-@pytest.mark.parametrize("twice", [{"body": "b"}, {"to": "+1", "body": None}])
-def test_an_argument_that_is_given_twice_is_a_type_error(twice):
-    with pytest.raises(TypeError, match="<Message> got its body twice"):
+@pytest.mark.parametrize(
+    ("name", "twice"),
+    [
+        ("body", {"body": "b"}),
+        ("body", {"to": "+1", "body": None}),
+        ("from", {"from_": "+2", "from": "+3"}),
+        ("statusCallback", {"status_callback": "/a", "statusCallback": "/b"}),
+    ],
+)
+def test_an_argument_that_is_given_twice_is_a_type_error(name, twice):
+    with pytest.raises(TypeError, match=f"<Message> got its {name} twice"):
         Message("a", **twice)
+
+
+def test_an_argument_that_is_given_by_place_and_by_name_is_a_type_error():
+    with pytest.raises(TypeError, match="<Message> got its from twice"):
+        Message("a", "+1", "+2", from_="+3")
 
 
 # Texts that are too long for one message.
