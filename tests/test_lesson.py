@@ -11,7 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import ROOT, free_port, running
+from conftest import ROOT, free_port, running, slow
 
 LESSON = ROOT / "examples" / "lesson"
 README = (LESSON / "README.md").read_text()
@@ -100,6 +100,7 @@ CHEATS = {
 }
 
 
+@slow
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_the_check_notices(tmp_path, cheat):
     number, solution, right, wrong = CHEATS[cheat]
