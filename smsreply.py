@@ -1474,8 +1474,8 @@ class App(Receiver):
         """Answer one request of a host that is not WSGI; return status, headers and body.
 
         *url* is the whole URL as the host saw it, with scheme and host; where App has a
-        public_url, that replaces these two.  The names of *headers* are in any case.  *body* is read already.  The
-        status is ``"200 OK"`` and the like.
+        public_url, that replaces these two.  The names of *headers* are in any case.  *body*
+        is read already.  The status is ``"200 OK"`` and the like.
         """
         import io
 
@@ -1930,7 +1930,8 @@ App.remember = Memory
 class MemoryCache:
     """A cache for one process: at most *entries* values, for at most *age* seconds each.
 
-    The oldest ones make room; a message takes three.  Time is `time.monotonic`, which nobody can put back.
+    The oldest ones make room; a message takes three.  Time is `time.monotonic`, which
+    nobody can put back.
     """
 
     def __init__(self, entries: int = 3 * 4096, age: float = 3600) -> None:
