@@ -853,7 +853,7 @@ class Sessions:
     """
 
     NAME = "smsreply"
-    MAX_COOKIES = 16384  # bytes, of all cookies of a request: RFC 6265 wants room for four
+    MAX_COOKIES = 16384  # bytes, of all the cookies of a request: more are not looked at
     MAX_COOKIE = 4096  # bytes, name and attributes included: RFC 6265, section 6.1
 
     def __init__(self, tokens: list[bytes]) -> None:

@@ -118,7 +118,7 @@ def remembers(program: Program) -> str:
         )
     for each in (strangers, others):
         if not each.messages or "Ada" in each.messages[0].body:
-            return f"to who has not said a name, 'Who am I?' should have a reply without: {each.story()}"
+            return f"whoever has not said a name should get a reply without Ada: {each.story()}"
     return ""
 
 
