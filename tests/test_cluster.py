@@ -310,6 +310,7 @@ def reply(message):
 '''
 
 
+@slow
 @needs("waitress")
 def test_an_order_survives_a_restart_and_a_second_server(servers):
     (servers.folder / "order.py").write_text(ORDER)

@@ -439,6 +439,7 @@ COMMANDS = {
 }
 
 
+@slow
 @pytest.mark.parametrize("platform", COMMANDS)
 def test_a_platforms_command_serves_at_port_and_ends_well(platform, tmp_path_factory):
     pytest.importorskip("waitress")

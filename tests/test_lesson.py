@@ -55,6 +55,7 @@ def test_there_are_eight_stages_and_each_has_an_exercise():
     assert README.count("**Exercise:**") == README.count("**Question:**") == 8
 
 
+@slow
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.stem)
 def test_a_stage_fails_its_exercise_and_says_what_is_wrong(verdicts, stage):
     if stage.stem == "7_longer":  # it is all right; its exercise is to write less
@@ -64,6 +65,7 @@ def test_a_stage_fails_its_exercise_and_says_what_is_wrong(verdicts, stage):
     assert set(said.values()) != {"yes"}
 
 
+@slow
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.stem)
 def test_the_next_stage_solves_the_exercise(verdicts, stage):
     status, said = verdicts[stage.stem, "solution"]

@@ -660,7 +660,7 @@ def test_a_server_that_is_not_there_is_an_error_of_twilios(page):
 
 
 def test_a_slow_message_stays_where_it_was_sent(connected):
-    first = told(connected, "/text", {"body": "slow 0.5"})["number"]
+    first = told(connected, "/text", {"body": "slow 0.3"})["number"]
     second = sent(connected)["number"]
     assert second > first
     assert not told(connected, "/exchange", {"number": first})["done"]
@@ -812,11 +812,11 @@ def test_a_request_that_is_not_read_says_so(connected):
 
 def test_a_row_is_there_while_the_handler_still_runs(connected):
     texter = Texter(connected.port, public=f"http://127.0.0.1:{connected.port}")
-    thread = threading.Thread(target=texter.text, args=("slow 1",))
+    thread = threading.Thread(target=texter.text, args=("slow 0.5",))
     thread.start()
     until(lambda: connected.ledger.rows)
     row = newest(connected, lambda row: row["hops"])
-    assert row["title"] == "slow 1" and not row["hops"][0]["done"]
+    assert row["title"] == "slow 0.5" and not row["hops"][0]["done"]
     thread.join()
     assert newest(connected)["hops"][0]["done"]
 

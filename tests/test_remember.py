@@ -287,7 +287,7 @@ def test_a_handler_that_failed_is_run_again_by_the_next_delivery(failure):
     assert deliver(app)[:2] == says("run 2")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=slow), 2])
 @pytest.mark.parametrize("end", [RuntimeError("no"), Redirect("/sms")], ids=["fails", "redirects"])
 def test_who_waited_gets_what_is_not_kept_and_a_new_delivery_does_not(threads, end, processes):
     bot = Bot(end, held=True)
@@ -315,7 +315,7 @@ def test_an_answer_is_kept_for_an_hour_a_failure_for_who_waits_and_a_claim_for_1
 # ------------------------------------------------------------------------------- slow
 
 
-@pytest.mark.parametrize("method", ["POST", "GET"])
+@pytest.mark.parametrize("method", [pytest.param("POST", marks=slow), "GET"])
 @pytest.mark.parametrize(
     "target",
     [
@@ -577,7 +577,10 @@ class Lying:
 
 @pytest.mark.parametrize(
     "methods",
-    [["get"], ["set"], ["add"], ["delete"], ["get", "set", "add", "delete"]],
+    [
+        ["get", "set", "add", "delete"],
+        *(pytest.param([name], marks=slow) for name in ("get", "set", "add", "delete")),
+    ],
     ids="+".join,
 )
 def test_a_cache_that_fails_is_as_good_as_none(threads, caplog, methods):

@@ -502,6 +502,7 @@ def test_messages_that_came_together_on_a_connection_are_all_answered(bot, tmp_p
         assert server.process.wait(5) == 0
 
 
+@slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="there is no /proc")
 def test_production_takes_little_more_memory_than_waitress_alone(bot, tmp_path):
     bot(BOT.format(copies=1) + "application = smsreply.App(reply)\n")
@@ -522,6 +523,7 @@ def test_production_takes_little_more_memory_than_waitress_alone(bot, tmp_path):
     assert takes[0] < 1.2 * takes[1]
 
 
+@slow
 def test_who_had_ctrl_c_ignored_is_not_ended_by_it(bot, tmp_path):
     bot(SLOW)
     port = free_port()
@@ -545,9 +547,9 @@ def test_a_second_ctrl_c_ends_production_at_once(bot, tmp_path):
                 server.text("10", auth_token=TOKEN)
 
         threading.Thread(target=text).start()
-        time.sleep(0.4)
+        time.sleep(0.2)
         server.process.send_signal(signal.SIGINT)
-        time.sleep(0.4)
+        time.sleep(0.3)
         assert server.process.poll() is None
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(5) == 130
@@ -641,7 +643,7 @@ def test_production_says_that_another_application_is_not_checked_here(bot, tmp_p
         server.said("bot:wsgi is not an App: it has to check itself what Twilio signed")
 
 
-@pytest.mark.parametrize("production", [[], ["--production"]])
+@pytest.mark.parametrize("production", [[], pytest.param(["--production"], marks=slow)])
 def test_the_address_that_is_printed_can_be_opened(bot, tmp_path, production):
     bot(BOT.format(copies=2))
     env = {"TWILIO_AUTH_TOKEN": TOKEN}

@@ -222,7 +222,7 @@ def reply(message):
 """
 
 
-@pytest.mark.parametrize("production", [[], ["--production"]])
+@pytest.mark.parametrize("production", [[], pytest.param(["--production"], marks=slow)])
 def test_a_message_is_answered_once_though_the_server_was_started_again(tmp_path, production):
     if production:
         pytest.importorskip("waitress")
