@@ -53,6 +53,7 @@ if sys.version_info < (3, 9, 2) or sys.implementation.name != "cpython":
     sys.exit("smsreply needs CPython 3.9.2 or newer, and this is " + " ".join(sys.version.split()))
 
 import binascii
+import collections
 import contextlib
 import contextvars
 import functools
@@ -1619,28 +1620,26 @@ class Pool:
         self.ends = False  # the server sets it when the process is told to end
         self.runs: dict[tuple[Memory, str], Run] = {}  # by the message's name
         self._size = size
-        self._free = threading.Semaphore(size)
         self._works: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._changes = threading.Condition()
         self._busy = self._threads = 0
         self._renewing = False
 
     def submit(self, work: Callable[[], None]) -> None:
         """Have a thread run *work*; raise `Refused` (503) if all threads stay busy."""
-        if not self._free.acquire(timeout=self.WAIT):
-            raise busy(f"{self._size} messages are being handled, and that is the most")
-        try:
-            with self._lock:
+        with self._changes:
+            if not self._changes.wait_for(lambda: self._busy < self._size, self.WAIT):
+                raise busy(f"{self._size} messages are being handled, and that is the most")
+            try:
                 if not self._renewing:
                     start_thread(self._renew)
                     self._renewing = True
                 if self._busy == self._threads:
                     start_thread(self._serve)
                     self._threads += 1
-                self._busy += 1
-        except RuntimeError:  # the system has no more of them
-            self._free.release()
-            raise busy("no thread can be started") from None
+            except RuntimeError:  # the system has no more of them
+                raise busy("no thread can be started") from None
+            self._busy += 1
         self._works.put(work)
 
     def _serve(self) -> None:
@@ -1652,9 +1651,9 @@ class Pool:
                 except BaseException as error:
                     log.error("a thread of the pool goes on after:\n%s", traceback_text(error))
             del work  # and with it the message, until the next one comes
-            with self._lock:
+            with self._changes:
                 self._busy -= 1
-            self._free.release()
+                self._changes.notify()
 
     def _renew(self) -> None:
         while True:
@@ -1843,8 +1842,7 @@ class Memory:
     def _end(self, name: str, run: Run) -> None:
         """Keep what *run* ended with, and tell those who wait for it."""
         answer = run.answer
-        extra, body = [list(pair) for pair in answer.extra], answer.body.decode("latin-1")
-        kept = [name, run.id, answer.status, extra, body]
+        kept = name, run.id, answer.status, answer.extra, answer.body.decode("latin-1")
         if answer.status == OK and b"<Redirect" not in answer.body:
             # An answer is there already if this process stood still for longer than
             # CLAIM_AGE, and another one took over: then everybody gets that one.
@@ -1937,7 +1935,8 @@ class MemoryCache:
     def __init__(self, entries: int = 3 * 4096, age: float = 3600) -> None:
         self._entries = entries
         self._age = age
-        self._kept: dict[str, tuple[float, Any]] = {}  # in the order of their coming
+        # A dict would pass over all that was taken out of it to find its oldest.
+        self._kept: collections.OrderedDict[str, tuple[float, Any]] = collections.OrderedDict()
 
     def get(self, key: str, default: Any = None) -> Any:
         kept = self._kept.get(key)

@@ -515,8 +515,15 @@ def accounts_and_entries(quick):
             cache.set(f"a{n:064x}", ["n", "r", "200 OK", [], TWIML.decode("latin-1")], 3600)
         app = peers.ours(cache=cache)
         calls[f"SQLiteCache, {10**power:,} answers kept"] = asking(US, app, partial(anew, new), 200)
+        full = smsreply.MemoryCache(entries=10**power)
+        for n in range(10**power):
+            full.set(f"a{n:064x}", "")
+        app = peers.ours(cache=full)
+        calls[f"MemoryCache, full of {10**power:,} values"] = asking(
+            US, app, partial(anew, new), 200
+        )
     took = interleaved(calls, 9 if quick else 25)
-    first = {name: next(key for key in took if key[-8:] == name[-8:]) for name in took}
+    first = {name: next(key for key in took if key[-6:] == name[-6:]) for name in took}
     rows = [(n, median(took[n]) * 1e6, ratio(took, n, first[n])) for n in took]
     table(("more accounts, and a longer memory", "µs", "of the fewest"), rows)
     folder.cleanup()

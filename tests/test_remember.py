@@ -844,6 +844,19 @@ def test_of_too_many_entries_the_oldest_make_room():
     assert [cache.get(str(number)) for number in (996, 997, 999)] == [None, 997, 999]
 
 
+def test_a_full_cache_of_any_size_makes_room_as_quickly():
+    def seconds(entries):
+        cache = MemoryCache(entries)
+        for number in range(entries):
+            cache.set(str(number), number)
+        begun = time.thread_time()
+        for number in range(30_000):
+            cache.add(f"a{number}", number)
+        return time.thread_time() - begun
+
+    assert seconds(50_000) < 5 * seconds(100)
+
+
 def test_a_value_lasts_for_its_timeout_and_no_longer_than_any(clock):
     cache = MemoryCache(age=100)
     assert (cache.set("short", 1, 10), cache.set("long", 2, 1000), cache.set("none", 3)) == (
