@@ -172,6 +172,7 @@ def test_where_a_router_strips_the_whole_path_both_spellings_are_accepted(
         ("/sms/", "/sms", "ends in a slash"),
         ("/sms", "/sms/", "has no slash at its end"),
         ("/sms", "/bot/sms", "Twilio's URL has no /bot"),
+        ("/a/sms", "/bot/a/sms", "Twilio's URL has no /bot:"),
     ],
 )
 def test_the_advice_fits_what_a_router_did(caplog, requested, seen, advice):

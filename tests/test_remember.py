@@ -1101,7 +1101,8 @@ def test_a_key_gives_nobody_elses_answer():
     assert smsreply.POOL.drain(5)
     url = f"{URL}?smsreply={key}.1"
     assert deliver(app, request(url=url))[:2] == says("for the first alone")
-    for other in ({"From": "+19995550123"}, {"To": "+1999"}, {"MessageSid": "SM9"}):
+    for name in ("AccountSid", "From", "To", "MessageSid"):
+        other = {name: MESSAGE[name] + "1"}
         assert b"for the first alone" not in deliver(app, request(url=url, **other))[1]
 
 
