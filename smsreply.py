@@ -1981,7 +1981,9 @@ class SQLiteCache:
     """
 
     TIMEOUT = 2  # seconds for another process's lock: four such waits must fit into Twilio's 15
-    CLEANING = 60  # seconds from one removal of expired rows to the next
+    # Seconds from one removal of expired rows to the next, and how many rows go at most: after
+    # a night there may be a million, and all processes wait for each removal.
+    CLEANING, CLEANED = 1, 10_000
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         import sqlite3
@@ -2042,7 +2044,8 @@ class SQLiteCache:
         now = time.time()
         if now > self._cleaned + self.CLEANING:
             self._cleaned = now
-            self._do("DELETE FROM kept WHERE expires <= ?", now)
+            over = "SELECT rowid FROM kept WHERE expires <= ? LIMIT ?"
+            self._do(f"DELETE FROM kept WHERE rowid IN ({over})", now, self.CLEANED)
         put = (
             "INSERT INTO kept VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
             " value = excluded.value, expires = excluded.expires WHERE kept.expires <= ?"

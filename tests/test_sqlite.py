@@ -69,15 +69,32 @@ def test_a_value_lasts_for_its_timeout_and_an_hour_by_default(path, clock):
     assert cache.get("long") is None
 
 
+def rows(path):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        [(count,)] = connection.execute("SELECT COUNT(*) FROM kept")
+    return count
+
+
 def test_what_is_over_takes_no_room(path, clock):
     cache = SQLiteCache(path)
     for number in range(100):
         cache.set(f"key {number}", "x", 60)
     clock[0] += 61
     cache.set("one more", "x", 60)
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        [(count,)] = connection.execute("SELECT COUNT(*) FROM kept")
-    assert count == 1
+    assert rows(path) == 1
+
+
+def test_so_much_is_over_after_a_night_that_it_goes_in_parts(path, clock, monkeypatch):
+    monkeypatch.setattr(SQLiteCache, "CLEANED", 10)
+    cache = SQLiteCache(path)
+    for number in range(25):
+        cache.set(f"key {number}", "x", 60)
+    left = []
+    for _ in range(4):
+        clock[0] += 61
+        cache.set("one more", "x", 600)
+        left.append(rows(path))
+    assert left == [16, 6, 1, 1]
 
 
 @pytest.mark.parametrize("threads", [8])
