@@ -367,6 +367,11 @@ def test_a_text_that_begins_like_twiml_is_sent_as_text_and_the_log_says_so_once(
     assert said.endswith("return the MessagingResponse itself, or RawTwiML(…)")
 
 
+def test_a_text_that_has_twiml_further_on_is_a_text_like_any_other(caplog):
+    assert "&lt;Response" in text_of(app(lambda m: "Begin with <Response>"), signed())
+    assert not caplog.messages
+
+
 # ------------------------------------------------------------------ a view of one's own
 
 

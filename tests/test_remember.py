@@ -340,6 +340,14 @@ def test_a_slow_handler_is_waited_for_in_rounds(method, target):
     assert texter.text("Bye").reply == "run 2"  # with the session of the first
 
 
+def test_it_comes_back_to_the_whole_url_where_the_path_would_name_a_host():
+    bot = Bot(held=True)
+    url = "https://abc.example//evil.example/sms"
+    _, body, _ = deliver(app_of(bot, patience=0), request(url=url))
+    assert f'<Redirect method="POST">{url}?smsreply='.encode() in body
+    bot.go.set()
+
+
 def test_the_handler_does_not_see_that_it_came_back(quick):
     """Another node handles it, after the first one died."""
     lost, found = Bot(held=True), Bot()

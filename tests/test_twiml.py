@@ -382,6 +382,8 @@ def test_an_element_that_needs_a_text_says_so(element, needed):
 def test_an_argument_too_many_is_a_type_error():
     with pytest.raises(TypeError, match="<Redirect> takes no 3 arguments without a name"):
         Redirect("https://abc.example", "POST", "more")
+    with pytest.raises(TypeError, match="<Response> takes no 1 arguments without a name"):
+        MessagingResponse("Hi")
 
 
 @pytest.mark.parametrize(
