@@ -1,7 +1,7 @@
 """Stage 3: a text is not markup.
 
 In XML, < and & begin markup.  ElementTree writes them as &lt; and &amp;, so a customer's text
-stays a text.  Never build XML out of strings.
+stays a text.  Let a library write XML: who joins strings forgets this some day.
 
 Still wrong: anybody who finds the URL can send messages in anybody's name.  Try it:
 ``curl localhost:8767/sms -d From=the+boss -d Body=100+pizzas``.

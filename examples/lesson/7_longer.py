@@ -75,8 +75,7 @@ def application(environ, start_response):
         sid = message["MessageSid"]
         run = runs[sid] = runs.get(sid) or pool.submit(reply, message)
     futures.wait([run], PATIENCE)
-    again = f"/sms?again={time.time()}"  # a new URL each time, or it would be a loop
-    body = twiml("Message", run.result()) if run.done() else twiml("Redirect", again)
+    body = twiml("Message", run.result()) if run.done() else twiml("Redirect", "/sms")
     start_response("200 OK", [("Content-Type", "text/xml"), ("Content-Length", str(len(body)))])
     return [body]
 

@@ -1,9 +1,7 @@
 """Stage 8: the same, with smsreply.
 
-Each stage is one step of `smsreply.App`, and smsreply.py has them in the same order: 1 Read,
-2 Verify, 3 Understand, 4 Write, 5 Answer, 6 Remember.  What you have not written yet is in there
-too: limits on all that is read, errors that say what to do, and a cache that other processes and
-machines share.
+Each stage is a step of `smsreply.App`.  What you have not written yet is in there too: limits on
+all that is read, errors that say what to do, and a cache that other processes and machines share.
 
 Yours now: a conversation.  Let it know who it talks to.
 """
