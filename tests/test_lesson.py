@@ -58,8 +58,6 @@ def test_there_are_eight_stages_and_each_has_an_exercise():
 @slow
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.stem)
 def test_a_stage_fails_its_exercise_and_says_what_is_wrong(verdicts, stage):
-    if stage.stem == "7_longer":  # it is all right; its exercise is to write less
-        return
     status, said = verdicts[stage.stem, "itself"]
     assert status == 1
     assert set(said.values()) != {"yes"}
@@ -75,6 +73,23 @@ def test_the_next_stage_solves_the_exercise(verdicts, stage):
 
 
 CHEATS = {
+    "who repeats a list": (1, 2, "{message['Body']}.", "{[message['Body']]}."),
+    "who lets a text end a CDATA section": (
+        2,
+        3,
+        'return ElementTree.tostring(response, encoding="utf-8")',
+        'return f"<Response><Message><![CDATA[{text}]]></Message></Response>".encode()',
+    ),
+    "who needs a public URL": (4, 5, "PUBLIC_URL or f", "PUBLIC_URL and f"),
+    "who adds a question mark": (4, 5, ' if environ.get("QUERY_STRING") else ""', ""),
+    "who knows one path only": (4, 5, 'environ["PATH_INFO"]', '"/sms"'),
+    "who checks nothing any more": (5, 6, "    if not is_twilios(", "    if 0 and not is_twilios("),
+    "who takes a slow order in each round": (
+        6,
+        7,
+        "    futures.wait(",
+        "    pool.submit(reply, message)\n    futures.wait(",
+    ),
     "who refuses everybody": (
         3,
         3,

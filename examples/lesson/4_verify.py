@@ -7,7 +7,7 @@ nobody else can make the signature.
 Still wrong: behind a proxy or a tunnel, nobody is answered.  Twilio signs the URL that it
 requests, ``https://abc.example/sms``, and this program sees ``http://localhost:8767/sms``.
 """
-# check: public-url, refuses-unsigned, refuses-forged
+# check: public-url, replies, refuses-unsigned, refuses-forged
 
 import base64
 import hmac

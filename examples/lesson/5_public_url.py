@@ -7,7 +7,7 @@ program has to be told.  (A proxy also adds headers that say so; but anybody can
 Still wrong: if your answer is late or lost, Twilio may deliver the message once more, and then
 the customer has ordered two pizzas.
 """
-# check: answers-once
+# check: answers-once, refuses-unsigned
 
 import base64
 import hmac

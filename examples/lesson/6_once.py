@@ -6,7 +6,7 @@ its MessageSid, and give a second delivery the answer of the first.
 Still wrong: Twilio waits for 15 seconds.  If a reply takes longer (text it ``slow``), the
 customer gets nothing.
 """
-# check: outlives-timeout
+# check: outlives-timeout, answers-once, refuses-unsigned
 
 import base64
 import hmac

@@ -6,7 +6,7 @@ Twilio asks that URL, and waits for 15 seconds more.  So it goes, round after ro
 Still wrong: no other process knows these answers, nothing is ever forgotten, a reply that failed
 fails for good, what is read has no limit, and Twilio cannot read an answer with U+0001 in it.
 """
-# check: repeats, escapes, refuses-unsigned, refuses-forged, public-url, answers-once, outlives-timeout
+# check: repeats, escapes, control-characters, refuses-unsigned, refuses-forged, public-url, answers-once, outlives-timeout
 
 import base64
 import hmac
