@@ -160,8 +160,16 @@ def test_where_a_router_strips_the_whole_path_both_spellings_are_accepted(
     for raw in ({}, {"REQUEST_URI": "/" + query}):
         environ = signed(url=requested + query, **seen, **raw)
         assert status_of(app(public_url=public), environ, validate=False) == 200
-    environ = signed(url="https://abc.example/other", **seen)
-    assert status_of(app(public_url=public), environ, validate=False) == 403
+    for url, came in (("https://abc.example/other", path), (requested, "/other")):
+        environ = signed(url=url + query, **{**seen, "PATH_INFO": came})
+        assert status_of(app(public_url=public), environ, validate=False) == 403
+
+
+def test_the_log_has_no_password_of_a_public_url(caplog):
+    private = app(public_url="https://me:sesame@abc.example")
+    assert status_of(private, signed(url="https://other.example/sms")) == 403
+    assert "fits neither https://abc.example/sms nor" in caplog.text
+    assert "sesame" not in caplog.text
 
 
 @pytest.mark.parametrize(
