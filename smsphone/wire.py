@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+
+class OnTheWire:
+    """What a request and an answer have in common."""
+
+    headers: tuple[tuple[str, str], ...]
+    wire: bytes
+
+    def __bytes__(self) -> bytes:
+        return self.wire
+
+    def header(self, name: str) -> str:
+        """Return the last header of that *name*, or an empty string."""
+        return {key.lower(): value for key, value in self.headers}.get(name.lower(), "")
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(OnTheWire):
     """A request as Twilio makes it.
 
     *kind* is ``message``, ``retry``, ``redirect``, ``action``, ``fallback`` or ``status``.
@@ -27,16 +41,9 @@ class Request:
     wire: bytes
     at: float
 
-    def __bytes__(self) -> bytes:
-        return self.wire
-
-    def header(self, name: str) -> str:
-        """Return the last header of that *name*, or an empty string."""
-        return last_header(self.headers, name)
-
 
 @dataclass(frozen=True)
-class Response:
+class Response(OnTheWire):
     """An answer as it was on the wire, and what it says; *seconds* is how long it took.
 
     If the answer is not HTTP, or not whole, *status* is 0, and there are no headers.  *log*
@@ -49,18 +56,7 @@ class Response:
     body: bytes
     wire: bytes
     seconds: float = 0.0
-    log: tuple[str, ...] = field(default=())
-
-    def __bytes__(self) -> bytes:
-        return self.wire
-
-    def header(self, name: str) -> str:
-        """Return the last header of that *name*, or an empty string."""
-        return last_header(self.headers, name)
-
-
-def last_header(headers: tuple[tuple[str, str], ...], name: str) -> str:
-    return {key.lower(): value for key, value in headers}.get(name.lower(), "")
+    log: tuple[str, ...] = ()
 
 
 def utf16_units(text: str) -> int:
