@@ -8,7 +8,6 @@ import mimetypes
 import os
 import re
 import time
-from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
@@ -25,7 +24,7 @@ from smsreply import (
 
 from .errors import TwilioError
 from .urls import split_url
-from .wire import Request, Response, utf16_units
+from .wire import Request, Response, utf16_units, wire_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -228,34 +227,25 @@ def make_request(
     kind: str, method: str, url: str, target: str, form: str, sign: Signature, cookies: str
 ) -> Request:
     """Return the request for *url*, signed; the fields of a GET are in the URL already."""
-    body = form if method == "POST" else ""
-    fields = parse_qsl(body, keep_blank_values=True, separator="&", errors="replace")
+    body = form.encode() if method == "POST" else b""
+    fields = parse_qsl(body.decode(), keep_blank_values=True, separator="&", errors="replace")
     signed, signature = sign.of(url, fields)
     headers = request_headers(target, signature, sign.settings, cookies)
-    return wired(Request(
-        kind, method, url, target, tuple(fields), tuple(headers), body.encode(), signed, signature,
-        b"", time.time(),
-    ))  # fmt: skip
-
-
-def wired(request: Request) -> Request:
-    """Return *request* with all its headers, and as the bytes on the wire."""
-    headers = list(request.headers)
-    if request.method == "POST":
+    if method == "POST":
         headers.append(("Content-Type", FORM_TYPE + "; charset=UTF-8"))
-        headers.append(("Content-Length", str(len(request.body))))
+        headers.append(("Content-Length", str(len(body))))
     headers.append(("Connection", "close"))
-    head = "".join([f"{name}: {value}\r\n" for name, value in headers])
-    line = f"{request.method} {split_url(request.target)[3]} HTTP/1.1\r\n"
-    # Only a cookie may have bytes beyond ASCII: it goes back just as it came.
-    wire = f"{line}{head}\r\n".encode("latin-1", "replace") + request.body
-    return replace(request, headers=tuple(headers), wire=wire)
+    wire = wire_bytes(f"{method} {split_url(target)[3]} HTTP/1.1", headers, body)
+    return Request(
+        kind, method, url, target, tuple(fields), tuple(headers), body, signed, signature, wire,
+        time.time(),
+    )  # fmt: skip
 
 
 def request_headers(
     target: str, signature: str, settings: str, cookies: str
 ) -> list[tuple[str, str]]:
-    """Return the headers that Twilio sends, without those of a body."""
+    """Return the headers that all of Twilio's requests have."""
     _, credentials, host, _ = split_url(target)
     headers = [("Host", host), ("User-Agent", "TwilioProxy/1.1"), ("Accept", "*/*")]
     if credentials:

@@ -9,7 +9,7 @@ import socket
 import ssl
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
@@ -17,7 +17,7 @@ from smsreply import MAX_TWIML, log, printable, traceback_text
 
 from .errors import ConnectFailed, TwilioError
 from .urls import name_and_port, split_url
-from .wire import Request, Response
+from .wire import Request, Response, wsgi_response
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -184,17 +184,12 @@ def in_process(call: WSGIApplication, request: Request) -> Response:
     loggers = [log, root] if root.handlers else [log]
     for logger in loggers:
         logger.addHandler(keeper)
-    started = time.monotonic()
     try:
         status, headers, body = call_wsgi(call, environ_of(request))
     finally:
         for logger in loggers:
             logger.removeHandler(keeper)
-    head = "".join([f"{name}: {value}\r\n" for name, value in headers])
-    wire = f"HTTP/1.1 {status}\r\n{head}\r\n".encode("latin-1", "replace") + body
-    code = int(status[:3]) if status[:3].isdecimal() else 500
-    seconds = time.monotonic() - started
-    return Response(code, tuple(headers), body, wire, seconds, keeper.texts())
+    return replace(wsgi_response(status, headers, body), log=keeper.texts())
 
 
 def environ_of(request: Request) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from .exchange import Exchange
 from .ledger import Hop, Ledger, Line
 from .phone import Phone
 from .verdict import verdict, why_refused
-from .wire import Request, Response
+from .wire import Request, wire_bytes, wsgi_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -190,9 +190,8 @@ class Visit:
         text = encoded.decode("utf-8", "replace") if form else ""
         fields = tuple(parse_qsl(text, keep_blank_values=True, separator="&", errors="replace"))
         headers = headers_in(environ)
-        lines = [f"{method} {target} {environ.get('SERVER_PROTOCOL', 'HTTP/1.1')}"]
-        lines += [f"{name}: {value}" for name, value in headers]
-        wire = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace") + body
+        first_line = f"{method} {target} {environ.get('SERVER_PROTOCOL', 'HTTP/1.1')}"
+        wire = wire_bytes(first_line, headers, body)
         signature = environ.get("HTTP_X_TWILIO_SIGNATURE", "")
         signed = signed_string(url, fields if method == "POST" else ()) if signature else ""
         kind = next((kind for name, kind in KINDS.items() if name in dict(fields)), "other")
@@ -243,12 +242,9 @@ class Visit:
         self._judge(hop)
 
     def _take_answer(self, hop: Hop) -> None:
-        status, headers, body = self._status or "500 No answer", self._headers, bytes(self._body)
-        lines = [f"HTTP/1.1 {status}", *[f"{name}: {value}" for name, value in headers]]
-        wire = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace") + body
-        code = int(status[:3]) if status[:3].isdecimal() else 500
-        seconds = time.monotonic() - self._started
-        hop.answer = Response(code, tuple(headers), body, wire, seconds)
+        status, seconds = self._status or "500 No answer", time.monotonic() - self._started
+        answer = wsgi_response(status, self._headers, bytes(self._body))
+        hop.answer = replace(answer, seconds=seconds)
         exchange = self._row.exchange
         exchange.answers[exchange.requests.index(hop.request)] = hop.answer
         with self.ledger.changed:

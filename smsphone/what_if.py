@@ -16,6 +16,7 @@ from .request import Jar
 from .transport import Times, over_the_wire
 from .urls import split_url
 from .watch import TOKEN_HEADER, obey
+from .wire import wire_bytes
 
 if TYPE_CHECKING:
     from .wire import Request, Response
@@ -102,9 +103,7 @@ def recorded(first: Request, webhook: str) -> Request:
     if not first.header(TOKEN_HEADER):
         headers.append((TOKEN_HEADER, str(uuid4())))
     headers.append(("Connection", "close"))
-    lines = [first.wire.partition(b"\r\n")[0].decode("latin-1")]
-    lines += [f"{name}: {value}" for name, value in headers]
-    wire = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace") + first.body
+    wire = wire_bytes(first.wire.partition(b"\r\n")[0].decode("latin-1"), headers, first.body)
     return replace(
         first, target=f"{scheme}://{host}{path}", headers=tuple(headers), wire=wire, at=time.time()
     )

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class OnTheWire:
@@ -57,6 +61,18 @@ class Response(OnTheWire):
     wire: bytes
     seconds: float = 0.0
     log: tuple[str, ...] = ()
+
+
+def wsgi_response(status: str, headers: list[tuple[str, str]], body: bytes) -> Response:
+    """Return the answer of a WSGI callable, as a server sends it."""
+    code = int(status[:3]) if status[:3].isdecimal() else 500
+    return Response(code, tuple(headers), body, wire_bytes(f"HTTP/1.1 {status}", headers, body))
+
+
+def wire_bytes(first_line: str, headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
+    lines = [first_line, *[f"{name}: {value}" for name, value in headers], "", ""]
+    # Only a cookie may have bytes beyond ASCII: it goes back just as it came.
+    return "\r\n".join(lines).encode("latin-1", "replace") + body
 
 
 def utf16_units(text: str) -> int:
