@@ -109,10 +109,11 @@ def tls_code(error: Exception) -> int:
     return {10: 11236, 62: 11235, 64: 11235}.get(error.verify_code, 11237)
 
 
-class Recorder:
+class Recorder(io.RawIOBase):
     """Reads an answer from a socket until a deadline, and keeps every byte."""
 
     def __init__(self, connection: Any, times: Times) -> None:
+        super().__init__()
         self.seen = b""
         self._times = times
         self._connection = connection
@@ -125,18 +126,12 @@ class Recorder:
 
     def makefile(self, mode: str) -> Any:
         """Return a file to read from.  `http.client` asks a socket for nothing else."""
-        recorder = self
+        return io.BufferedReader(self)
 
-        class File(io.RawIOBase):
-            def readable(self) -> bool:
-                return True
+    def readable(self) -> bool:
+        return True
 
-            def readinto(self, buffer: Any) -> int:
-                return recorder.read_into(buffer)
-
-        return io.BufferedReader(File())
-
-    def read_into(self, buffer: Any) -> int:
+    def readinto(self, buffer: Any) -> int:
         """Read what has come; raise TimeoutError if a packet is late, or the deadline is over."""
         left = self._times.deadline - time.monotonic()
         if left <= 0:
