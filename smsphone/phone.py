@@ -290,11 +290,11 @@ class Phone:
         """Return the URL to connect to, which leaves out the tunnel in front of the webhook."""
         return self._local + url[len(self._public) :] if is_below(url, self._public) else url
 
-    def _attempt(self, request: Request, times: Times) -> Response:
+    def _attempt(self, request: Request, times: Times, pause: float = 0.0) -> Response:
         """Send *request* once, over the wire or in process, and return what comes back."""
         started = time.monotonic()
         call = self._callable_at(request.url)
-        answer = in_process(call, request) if call else over_the_wire(request, times)
+        answer = in_process(call, request) if call else over_the_wire(request, times, pause)
         answer = replace(answer, seconds=time.monotonic() - started)
         if call and (answer.seconds > times.read or time.monotonic() > times.deadline):
             raise times.late(f"the answer took {answer.seconds:.1f} s", answer)

@@ -13,7 +13,7 @@ from .errors import TwilioError
 from .ledger import Hop, Ledger, Row
 from .phone import Phone
 from .request import Jar
-from .transport import Times, over_the_wire
+from .transport import Times
 from .urls import split_url
 from .watch import TOKEN_HEADER, obey
 from .wire import wire_bytes
@@ -72,18 +72,14 @@ class WrittenPhone(Phone):
         onward = url or self.url, method, urlencode(params), "message"
         return self._build(onward, Jar(), None).signature
 
-    def _attempt(self, request: Request, times: Times) -> Response:
+    def _attempt(self, request: Request, times: Times, pause: float = 0.0) -> Response:
         hop, token = Hop(request), request.header(TOKEN_HEADER)
         row: Row = self._here.row
-        slowly = self._here.slowly and not row.hops
+        if self._here.slowly and not row.hops:
+            pause = self.PAUSE
         self._ledger.begin(row, hop, token)
-        started = time.monotonic()
         try:
-            if slowly:
-                answer = over_the_wire(request, times, self.PAUSE)
-                hop.answer = replace(answer, seconds=time.monotonic() - started)
-            else:
-                hop.answer = super()._attempt(request, times)
+            hop.answer = super()._attempt(request, times, pause)
         except TwilioError as error:
             hop.answer = error.answer
             raise
