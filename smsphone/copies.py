@@ -7,6 +7,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
+from .exchange import as_dict
 from .urls import split_url
 
 if TYPE_CHECKING:
@@ -70,20 +71,10 @@ def as_test(row: Row) -> str:
     return TEST.format(name=name or "message", arguments=", ".join(arguments), expected=expected)
 
 
-def as_saved(request: Request) -> str:
-    """Return the line that `Exchange.save` would write of the request."""
-    saved = {
-        "method": request.method,
-        "url": request.url,
-        "headers": [list(header) for header in request.headers],
-        "body": request.body.decode("utf-8", "replace"),
-    }
-    return json.dumps(saved) + "\n"
-
-
 def copies(row: Row, webhook: str) -> dict[str, str]:
     """Return all three; of a row without a request, nothing."""
     if not row.hops:
         return {}
     first = row.hops[0].request
-    return {"curl": as_curl(first, webhook), "test": as_test(row), "saved": as_saved(first)}
+    saved = json.dumps(as_dict(first)) + "\n"
+    return {"curl": as_curl(first, webhook), "test": as_test(row), "saved": saved}

@@ -113,24 +113,22 @@ class Exchange:
         `Phone.replay` reads the request.  The answer is there for people.  With *mask*, a copy
         keeps only values that name nobody, and neither host, path, cookies nor signature.
         """
-        request, answer = self.requests[0], self.answers[0]
-        saved: dict[str, Any] = {
-            "method": request.method,
-            "url": masked_url(request.url) if mask else request.url,
-            "headers": [
-                list(header)
-                for header in request.headers
-                if not mask or header[0].lower() in PLAIN_HEADERS
-            ],
-            "body": masked_form(request.body.decode()) if mask else request.body.decode(),
-        }
+        saved, answer = as_dict(self.requests[0], mask), self.answers[0]
         if answer is not None:
-            body = answer.body.decode("utf-8", "backslashreplace")
-            saved["answer"] = (
-                {"status": answer.status} if mask else {"status": answer.status, "body": body}
-            )
+            saved["answer"] = {"status": answer.status}
+            if not mask:
+                saved["answer"]["body"] = answer.body.decode("utf-8", "backslashreplace")
         with open(file, "a", encoding="utf-8") as lines:
             lines.write(json.dumps(saved) + "\n")
+
+
+def as_dict(request: Request, mask: bool = False) -> dict[str, Any]:
+    """Return *request* as `Exchange.save` writes it."""
+    url, headers, body = request.url, request.headers, request.body.decode("utf-8", "replace")
+    if mask:
+        url, body = masked_url(url), masked_form(body)
+        headers = tuple([header for header in headers if header[0].lower() in PLAIN_HEADERS])
+    return {"method": request.method, "url": url, "headers": headers, "body": body}
 
 
 def outcome(answer: Response | None) -> str:
