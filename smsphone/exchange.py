@@ -149,19 +149,14 @@ def masked_url(url: str) -> str:
 def masked_form(form: str) -> str:
     """Return *form* with the same names, and only those values that name nobody."""
     pairs = parse_qsl(form, keep_blank_values=True)
-    return urlencode(
-        [
-            (
-                name if PLAIN_NAME.fullmatch(name) else "x",
-                value if PLAIN.fullmatch(f"{name}={value}") else masked(name, value),
-            )
-            for name, value in pairs
-        ]
-    )
+    names = [name if PLAIN_NAME.fullmatch(name) else "x" for name, _ in pairs]
+    return urlencode(list(zip(names, [masked(name, value) for name, value in pairs])))
 
 
 def masked(name: str, value: str) -> str:
-    """Return another value of the same kind."""
+    """Return *value* if it names nobody, or else another one of the same kind."""
+    if PLAIN.fullmatch(f"{name}={value}"):
+        return value
     sid = SID.fullmatch(value)
     if sid:
         return sid[1] + "0" * 32
