@@ -240,17 +240,15 @@ class Phone:
         """Make one request, repeat it as Twilio would, and return the answer."""
         url, _, form, kind = onward
         overrides = dict(parse_qsl(url.partition("#")[2]))
-        chosen = "tt" in overrides
-        deadline = time.monotonic() + seconds(overrides.get("tt"), self.TIMEOUT)
         times = Times(
             seconds(overrides.get("ct"), self.CONNECT_TIMEOUT),
             seconds(overrides.get("rt"), self.TIMEOUT),
-            deadline,
-            chosen,
+            deadline=time.monotonic() + seconds(overrides.get("tt"), self.TIMEOUT),
+            chosen="tt" in overrides,
         )
         params = dict(parse_qsl(form, keep_blank_values=True))
-        jar = self._jars.setdefault((params.get("From", ""), params.get("To", "")), Jar())
-        jar = Jar() if kind == "status" else jar
+        pair = params.get("From", ""), params.get("To", "")
+        jar = Jar() if kind == "status" else self._jars.setdefault(pair, Jar())
         repeats = Repeats(overrides)
         request = self._build(onward, jar, signature)
         while True:
@@ -260,18 +258,18 @@ class Phone:
                 answer = self._attempt(request, times)
             except TwilioError as error:
                 exchange.answers[-1] = error.answer
-                if not repeats.after("ct" if isinstance(error, ConnectFailed) else "rt", deadline):
-                    raise
-                request = replace(request, kind="retry", at=time.time())
-                continue
-            exchange.answers[-1] = answer
-            jar.keep(answer, url)
-            if answer.status < 400:
-                return answer
-            if not repeats.after(f"{answer.status // 100}xx", deadline):
+                failure, trouble = "ct" if isinstance(error, ConnectFailed) else "rt", error
+            else:
+                exchange.answers[-1] = answer
+                jar.keep(answer, url)
+                if answer.status < 400:
+                    return answer
                 unsigned = answer.status == 403 and not request.signed
                 hint = ", and nothing was signed: set TWILIO_AUTH_TOKEN" if unsigned else ""
-                raise TwilioError(11217, f"status {answer.status}{hint}", answer)
+                trouble = TwilioError(11217, f"status {answer.status}{hint}", answer)
+                failure = f"{answer.status // 100}xx"
+            if not repeats.after(failure, times.deadline):
+                raise trouble
             request = replace(request, kind="retry", at=time.time())
 
     def _build(self, onward: Onward, jar: Jar, signature: str | None) -> Request:
