@@ -112,7 +112,8 @@ class Visit:
         self._at, self._started = time.time(), time.monotonic()
         self._input = environ["wsgi.input"] = Tee(environ["wsgi.input"], self)
         self._length = length_of(environ)
-        self._status, self._headers, self._body = "", [("", "")][:0], bytearray()
+        self._status, self._body = "", bytearray()
+        self._headers: list[tuple[str, str]] = []
         self._ended = False
         self.ledger = watch.ledger
         self.hop = self.ledger.claim(environ.get("HTTP_I_TWILIO_IDEMPOTENCY_TOKEN", ""))
@@ -196,18 +197,9 @@ class Visit:
         signed = signed_string(url, fields if method == "POST" else ()) if signature else ""
         kind = next((kind for name, kind in KINDS.items() if name in dict(fields)), "other")
         return Request(
-            kind,
-            method,
-            url,
-            target,
-            fields,
-            tuple(headers),
-            body,
-            signed,
-            signature,
-            wire,
+            kind, method, url, target, fields, tuple(headers), body, signed, signature, wire,
             self._at,
-        )
+        )  # fmt: skip
 
     def _target(self) -> str:
         try:
