@@ -211,30 +211,26 @@ class Search:
         parts = URL_PARTS.fullmatch(self._url)
         rest = parts[5] or "" if parts else ""
         path, mark, query = rest.partition("?")
-        came = [
-            (self._url.removesuffix(rest), ""),
-            (path, ""),
-            (mark + query, ""),
-            (self._fields, ""),
-        ]
         few = len(query) + len(self._fields) <= MAX_CHANGED
         few = few and len(self._pairs) + query.count("&") <= MAX_CHANGED_FIELDS
+        origin, query = self._url.removesuffix(rest), mark + query
+        came = [(text, "") for text in (origin, path, query, self._fields)]
         told_paths = [path for path, _ in guesses.rewritten(self._headers)]
         told_queries = [query for _, query in guesses.rewritten(self._headers)]
         others = [
-            unlike(came[0][0], guesses.origins(came[0][0], self._headers)),
+            unlike(origin, guesses.origins(origin, self._headers)),
             unlike(path, [*told_paths, *guesses.paths(path)]),
-            unlike(came[2][0], [*told_queries, *(guesses.queries(came[2][0]) if few else ())]),
+            unlike(query, [*told_queries, *(guesses.queries(query) if few else ())]),
             unlike(self._fields, self._forms(self._pairs) if few else ()),
         ]
-        contents = list(self._contents(mark + query)) if few else []
+        contents = list(self._contents(query)) if few else []
         for content in contents:
             yield [came[0], came[1], content]
         for part in range(4):  # exchange one
             for other in others[part]:
                 yield [*came[:part], other, *came[part + 1 :]]
-        for origin, content in itertools.product(others[0], contents):
-            yield [origin, came[1], content]
+        for other, content in itertools.product(others[0], contents):
+            yield [other, came[1], content]
         for one, two in itertools.combinations(range(4), 2):  # exchange two
             for first, second in itertools.product(others[one], others[two]):
                 guess = list(came)

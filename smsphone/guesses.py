@@ -93,20 +93,17 @@ def paths(path: str) -> Iterator[Guess]:
         yield doubled, SLASH.format("has two slashes where the server got one")
     for count in range(2, min(len(steps), 5)):
         prefix = printable("/".join(steps[:count]), 100)
-        advice = NOT_IN_IT.format(prefix)
-        yield "/" + "/".join(steps[count:]), advice
+        yield "/" + "/".join(steps[count:]), NOT_IN_IT.format(prefix)
     for count in range(1, min(len(steps), 10) // 2 + 1):
         if steps[-count:] == steps[-2 * count : -count]:
             twice = printable("/" + "/".join(steps[-count:]), 100)
             advice = f"Twilio's URL has {twice} only once: leave it out of public_url"
             yield "/".join(steps[:-count]), advice
     plain = unquote(path)
+    advice = RAW.format("path", "escaped in another way")
     for text in (plain, quote(plain, safe=PATH_CHARACTERS), quote(plain), path.lower()):
-        yield text, RAW.format("path", "escaped in another way")
-        yield (
-            re.sub("%..", lambda e: e[0].lower(), text),
-            RAW.format("path", "escaped in another way"),
-        )
+        yield text, advice
+        yield re.sub("%..", lambda escape: escape[0].lower(), text), advice
     rewritten = "something rewrote the path: Twilio's URL has {}, so pass the raw one on"
     for other in ("/sms", "/", "/webhook", "/twilio", "/api/sms", "/message", "/reply"):
         yield other, rewritten.format(other)
