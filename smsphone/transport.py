@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import logging
+import re
 import socket
 import ssl
 import sys
@@ -241,10 +242,12 @@ def call_wsgi(
         finally:
             if hasattr(result, "close"):
                 result.close()
-        if not isinstance(started[0], str):
-            raise TypeError(f"the status {started[0]!r} is not a str")
-        headers = [(str(name), str(value)) for name, value in started[1]]
-        return started[0], headers, b"".join(written)
+        if not started:
+            raise TypeError("it did not call start_response: is it a WSGI callable?")
+        status, headers = started
+        if not (isinstance(status, str) and re.match("[1-9][0-9]{2}( |$)", status)):
+            raise ValueError(f"the status {status!r} is not a str like '200 OK'")
+        return status, [(str(name), str(value)) for name, value in headers], b"".join(written)
     except (Exception, SystemExit) as error:
         log.error("the webhook raised:\n%s", traceback_text(error))
         return "500 Internal Server Error", [], b""

@@ -1122,6 +1122,25 @@ def test_an_application_that_fails_is_a_500_as_a_server_makes_it(webhook, caplog
     assert "the webhook raised" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (None, "TypeError: it did not call start_response: is it a WSGI callable?"),
+        (200, "ValueError: the status 200 is not a str like '200 OK'"),
+        ("OK", "ValueError: the status 'OK' is not a str like '200 OK'"),
+        ("20 OK", "ValueError: the status '20 OK' is not a str like '200 OK'"),
+        ("2000 OK", "ValueError: the status '2000 OK' is not a str like '200 OK'"),
+    ],
+)
+def test_an_application_that_starts_no_answer_is_told_so(status, says):
+    def webhook(environ, start_response):
+        if status:
+            start_response(status, twiml()[1])
+        return [HELLO]
+
+    assert f"the webhook raised: {says}" in Phone(webhook).text("hello").story()
+
+
 def test_an_application_may_write_and_yield_and_is_closed():
     closed = []
 
