@@ -127,7 +127,10 @@ def typed_media(media: Iterable[Any]) -> list[tuple[str, str]]:
     """Return the URL and the content type of each; a type that is not given is guessed."""
     pairs = []
     for one in [media] if isinstance(media, str) else media:
-        url, content_type = (one, None) if isinstance(one, str) else one
+        try:
+            url, content_type = (one, None) if isinstance(one, str) else one
+        except TypeError:  # not a pair
+            url = content_type = None
         if not (isinstance(url, str) and isinstance(content_type, (str, type(None)))):
             raise TypeError(
                 f"media are URLs, or pairs of a URL and a content type, and not {one!r}"

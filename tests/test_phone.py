@@ -1854,7 +1854,7 @@ MISTAKES = [
     (lambda phone: phone.text("a", to=5), TypeError, "are of the type str, and not 5"),
     (lambda phone: phone.text("a", from_=b"+1"), TypeError, "are of the type str, and not b'"),
     (lambda phone: phone.text(media=5), TypeError, ""),
-    (lambda phone: phone.text(media=[5]), TypeError, ""),
+    (lambda phone: phone.text(media=[5]), TypeError, "media are URLs, or pairs of a URL and a content type, and not 5"),
     (lambda phone: phone.text(media=[(5, "image/png")]), TypeError, "media are URLs, or pairs of a URL and a"),
     (lambda phone: phone.text(media=[("https://a.example/1",)]), ValueError, ""),
     (lambda phone: phone.deliver(None), TypeError, ""),
