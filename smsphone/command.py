@@ -45,7 +45,12 @@ def main(
     options.serve = _serve
     show_all_characters()
     try:
-        return int(options.command(options))
+        status = int(options.command(options))
+        print(end="", flush=True)  # not sys.stdout.flush(): it is None where it was closed
+        return status
+    except BrokenPipeError:  # the program that reads the output, such as head, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        return 141  # as a shell calls SIGPIPE
     except UsageError as error:
         print(f"smsreply: {error}", file=sys.stderr)
         return 2

@@ -349,6 +349,19 @@ def test_the_program_converses_with_what_is_piped_into_it(serve):
     assert done == (0, "1: one\n2: two\n", "")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a pipe that ends")
+@pytest.mark.parametrize("arguments", [["text", "hello", "--verbose"], ["explain", "11200"]])
+def test_the_program_ends_without_a_word_where_nobody_reads_its_output(arguments, serve):
+    if arguments[0] == "text":
+        arguments = [*arguments, "--webhook", serve(sized())]
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [PYTHON, ROOT / "smsreply.py", *arguments]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, timeout=20)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_a_terminal_without_the_character_shows_it_escaped(serve):
     url = serve(lambda message: "café 😀")
     done = program("hello", "--webhook", url, PYTHONIOENCODING="ascii")
