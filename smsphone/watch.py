@@ -78,8 +78,7 @@ class Watch:
             with visit:
                 result = self._application(environ, visit.starting(start_response))
         except BaseException as error:
-            visit.say(Line("ERROR", "server", f"the program raised\n{traceback_text(error)}"))
-            visit.end()
+            visit.fail(error)
             raise
         if isinstance(result, (list, tuple)):  # as it is: a server counts its pieces
             for piece in result:
@@ -214,6 +213,11 @@ class Visit:
         except Refused:
             return self._target()
 
+    def fail(self, error: BaseException) -> None:
+        """Keep what the program raised."""
+        self.say(Line("ERROR", "server", f"the program raised\n{traceback_text(error)}"))
+        self.end()
+
     def end(self) -> None:
         """Keep the answer, what it makes of the message, and whether Twilio sent it."""
         if self._ended:
@@ -309,8 +313,11 @@ class Pieces:
         try:
             with self._visit:
                 piece = next(self._iterator)
-        except BaseException:  # it ends, or it fails
+        except StopIteration:
             self._visit.end()
+            raise
+        except BaseException as error:
+            self._visit.fail(error)
             raise
         self._visit.keep(piece)
         return piece

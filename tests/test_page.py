@@ -924,10 +924,24 @@ def test_what_is_logged_while_the_answer_comes_is_its_rows():
     assert hop["answer"].endswith("<Response />")
 
 
-def test_an_application_that_raises_still_raises_and_is_a_row():
-    def application(environ, start_response):
-        raise LookupError("no answer")
+def raise_at_once(environ, start_response):
+    raise LookupError("no answer")
 
+
+def raise_before_the_first_piece(environ, start_response):
+    if environ:
+        raise LookupError("no answer")
+    yield b""
+
+
+def raise_midway(environ, start_response):
+    start_response("500 No", [("Content-Type", "text/xml")])
+    yield b"<Response"
+    raise LookupError("no answer")
+
+
+@pytest.mark.parametrize("application", [raise_at_once, raise_before_the_first_piece, raise_midway])
+def test_an_application_that_raises_still_raises_and_is_a_row(application):
     watch = page_module.watch(application)
     try:
         with pytest.raises(LookupError):
