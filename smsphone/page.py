@@ -262,6 +262,7 @@ class PhonePage:
         method = "GET" if wanted.get("method", first.method) == "GET" else "POST"
         if not isinstance(params, dict) or not all(isinstance(v, str) for v in params.values()):
             raise Refused("the params are not an object of texts")
+        params = {sendable(name): sendable(value) for name, value in params.items()}
         if what == "" and row.source:
             return self._deliver_raw(row, first)
         change = text_in(wanted, "signature") if what == "edited" else what

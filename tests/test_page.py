@@ -971,6 +971,15 @@ def test_of_a_long_answer_64_kb_are_kept():
 # Done again.
 
 
+@pytest.mark.parametrize("signature", ["", "broken", "unsigned"])
+def test_half_an_emoji_is_sent_as_a_question_mark(connected, signature):
+    number = sent(connected, "a\ud83d", **{"from": "b\ude00"})["number"]
+    assert connected.ledger.rows[number].exchange.params["From"] == "b?"
+    params = {"Body": "a\ud83d", "\ude00": ""}
+    row = again(connected, number, "edited", params=params, signature=signature)
+    assert row["params"] == {"Body": "a?", "?": ""}
+
+
 def test_what_came_from_outside_is_delivered_again_byte_for_byte():
     with watched(webhook(public_url="https://abc.example")) as page:
         Texter(page.port).text("Once")
