@@ -135,7 +135,8 @@ class Phone:
 
         The body is the same byte for byte, and so is the query; the signature is new.
         """
-        with open(file, encoding="utf-8") as lines:
+        # With an escape that JSON does not have, a line that is not UTF-8 is no saved request.
+        with open(file, encoding="utf-8", errors="backslashreplace") as lines:
             for number, line in enumerate(lines, 1):
                 try:
                     saved = json.loads(line)

@@ -357,9 +357,13 @@ def test_a_masked_copy_keeps_the_channel_and_two_different_numbers(tmp_path):
     assert (fields["From"], fields["To"]) == ("whatsapp:+15005550001", "whatsapp:+15005550006")
 
 
-def test_a_file_that_is_none_is_a_value_error(tmp_path):
+SAVED = b'{"method": "POST", "url": "https://abc.example/sms", "body": "a=\xff"}'
+
+
+@pytest.mark.parametrize("line", [b'{"method": "POST"}', SAVED, b"\xff"])
+def test_a_file_that_is_none_is_a_value_error(line, tmp_path):
     file = tmp_path / "saved.jsonl"
-    file.write_text('{"method": "POST"}\n')
+    file.write_bytes(line)
     with pytest.raises(ValueError, match="line 1, is no saved request"):
         list(Phone(Webhook(twiml())).replay(file))
 
