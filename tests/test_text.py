@@ -181,6 +181,16 @@ def test_what_is_no_code_or_port_is_said_with_status_2(arguments, says, capsys):
     assert says in err
 
 
+def test_of_an_exercise_that_is_not_utf_8_python_says_so(tmp_path):
+    file = tmp_path / "stage.py"
+    file.write_bytes(b"# check: replies\n'\xff'\n")
+    command = [PYTHON, ROOT / "smsreply.py", "check", file]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    assert done.returncode == 2
+    assert "SyntaxError" in done.stderr
+    assert f"smsreply: {file} ended with status 1" in done.stderr
+
+
 @pytest.mark.parametrize("command", ["text", "phone", "explain", "check"])
 def test_help_says_what_each_option_is_for(command, capsys):
     with pytest.raises(SystemExit) as done:
