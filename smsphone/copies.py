@@ -62,11 +62,12 @@ def as_test(row: Row) -> str:
         for name, value in params.items()
         if not MADE.fullmatch(name) and name.isidentifier()
     ]
-    expected = f"[message.body for message in exchange.messages] == {[m.body for m in exchange.messages]!r}"
+    bodies = [message.body for message in exchange.messages]
+    expected = f"[message.body for message in exchange.messages] == {bodies!r}"
     if exchange.error:
         expected = f"exchange.error.code == {exchange.error.code}"
-    elif len(exchange.messages) == 1:
-        expected = f"exchange.reply == {exchange.messages[0].body!r}"
+    elif len(bodies) == 1:
+        expected = f"exchange.reply == {bodies[0]!r}"
     name = re.sub("[^a-z0-9]+", "_", params.get("Body", "").lower()).strip("_")[:40]
     return TEST.format(name=name or "message", arguments=", ".join(arguments), expected=expected)
 
