@@ -53,9 +53,9 @@ class Watch:
     The verdict on a signature is made with the tokens and the `public_url` of the App.
     """
 
-    def __init__(self, application: WSGIApplication, ledger: Ledger | None = None) -> None:
+    def __init__(self, application: WSGIApplication) -> None:
         self._application = application
-        self.ledger = ledger or Ledger()
+        self.ledger = Ledger()
         self._doubts: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._explains = False
         WATCHES.append(self)
