@@ -60,6 +60,7 @@ ERRORS: dict[int, tuple[str, str, str]] = {
     57012: (ERROR, "Twilio could not sign with the SharedKey", "check the Setting that names the key"),
     63016: (ERROR, "WhatsApp: the person wrote more than 24 hours ago", "use an approved template"),
 }  # fmt: skip
+NOT_SENT = {11201, 11202, 11210}  # there was no connection
 UNREADABLE = {*range(11200, 11238), 11750, 12100, 12300}  # what the fallback URL is for
 
 
@@ -76,7 +77,3 @@ class TwilioError(Exception):
         self.answer = answer
         more = f" ({self.detail})" if detail else ""
         super().__init__(f"{code}: {self.meaning}{more}: {self.cure}")
-
-
-class ConnectFailed(TwilioError):
-    """There is no connection, so nothing was sent."""

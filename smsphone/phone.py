@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode
 from smsreply import MAX_TWIML, sendable, to_tokens, token_of_environment
 
 from .answer import SentMessage, checked, message_of, verbs_of
-from .errors import UNREADABLE, WARNING, ConnectFailed, TwilioError
+from .errors import NOT_SENT, UNREADABLE, WARNING, TwilioError
 from .exchange import Exchange
 from .request import (
     ACCOUNT,
@@ -259,7 +259,7 @@ class Phone:
                 answer = self._attempt(request, times)
             except TwilioError as error:
                 exchange.answers[-1] = error.answer
-                failure, trouble = "ct" if isinstance(error, ConnectFailed) else "rt", error
+                failure, trouble = "ct" if error.code in NOT_SENT else "rt", error
             else:
                 exchange.answers[-1] = answer
                 jar.keep(answer, url)

@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from smsreply import MAX_TWIML, log, printable, traceback_text
 
-from .errors import ConnectFailed, TwilioError
+from .errors import TwilioError
 from .urls import name_and_port, split_url
 from .wire import Request, Response, wsgi_response
 
@@ -87,7 +87,7 @@ def connect_to(url: str, times: Times) -> Any:
     try:
         connection = socket.create_connection((name, int(port)), min(times.connect, left))
     except (OSError, ValueError) as error:
-        raise ConnectFailed(connect_code(error), f"{host}: {error}") from error
+        raise TwilioError(connect_code(error), f"{host}: {error}") from error
     if scheme == "http":
         return connection
     try:
