@@ -1,4 +1,4 @@
-"""An exchange as something to take along: for curl, as a test, for smsreply text --replay."""
+"""Copies of an exchange: a command for curl, a test, a line for ``smsreply text --replay``."""
 
 from __future__ import annotations
 

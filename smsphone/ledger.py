@@ -1,4 +1,4 @@
-"""What was asked and answered, newest last: a row for each exchange, for whoever looks on.
+"""What the page shows: a row for each exchange, the newest last.
 
 Each change has a number.  So a page that was away gets what has changed since it left.
 """
@@ -57,10 +57,10 @@ class Line:
 
 
 class Hop:
-    """One request, its answer, and what the program said meanwhile.
+    """One request, its answer, and what the program logged meanwhile.
 
-    *verdict* is what kind the signature is, and a sentence for a person; it is known only
-    of a request that the watched program got, which *watched* says.
+    *verdict* is the kind of the signature, and a sentence for a person.  Only a request that
+    the watched program got has one; *watched* says so.
     """
 
     LINES = 200
@@ -138,8 +138,8 @@ class Hop:
 class Row:
     """An exchange as it is kept: *number* names it, *version* is that of its last change.
 
-    *source* says who sent it.  *how* says what was done to the exchange *again* to get this
-    one, and *finding* what that showed.
+    *source* says who sent it.  If it repeats another row, *again* is that row's number, *how*
+    says what was changed, and *finding* what that showed.
     """
 
     def __init__(self, number: int, exchange: Exchange, source: str) -> None:
@@ -232,7 +232,7 @@ class Row:
 
 
 class Ledger:
-    """The rows that are kept, the newest of them, and lines that belong to none.
+    """The newest rows, and the lines of the log that belong to no row.
 
     Each change is made within ``with ledger.changed:``, and ends with `touch`.
     """
@@ -242,7 +242,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.epoch = os.urandom(4).hex()  # another one begins where all rows are others
+        self.epoch = os.urandom(4).hex()  # a new one begins when rows are cleared or brought back
         self.rows: dict[int, Row] = {}
         self.dropped = 0
         self.version = 1
@@ -265,7 +265,7 @@ class Ledger:
             return row
 
     def touch(self, row: Row | None = None) -> None:
-        """Say that *row*, or what is not in a row, is another now."""
+        """Say that *row* has changed, or something that is in no row."""
         self.version += 1
         if row:
             row.version = self.version
@@ -286,7 +286,7 @@ class Ledger:
             return self._expected.pop(token, None) if token else None
 
     def end(self, row: Row, hop: Hop, expected: str = "") -> None:
-        """Keep that there is nothing more to come of *hop*, but lines."""
+        """Mark *hop* as done; only lines of the log may follow."""
         with self.changed:
             hop.done = True
             self._expected.pop(expected, None)

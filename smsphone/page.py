@@ -366,6 +366,6 @@ def watch(application: WSGIApplication) -> Watch:
 
 
 def serve(webhook: str, public_url: str | None, port: int, watched: Watch | None = None) -> Any:
-    """Return a server that listens on loopback: the phone for *webhook*, which is *watched*."""
+    """Return a server on loopback for the page of *webhook*, around which *watched* may be."""
     page = PhonePage(webhook, public_url, watched.ledger if watched else None)
     return development_server(page, "127.0.0.1", port)

@@ -1,7 +1,7 @@
-"""Around the outside of what the development server serves: all it gets is written down.
+"""Write down all that the development server gets: `Watch` stands around the application.
 
 It reads nothing itself.  It keeps what the program read and answered, and what it logged
-meanwhile; a `ContextVar` says whose line that is.
+meanwhile; a `ContextVar` says to which request a line belongs.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-# What a request is, by a parameter that it has: of a message it may be a hand-made one.
+# The kind of a request, by a parameter that it has.  A message made by hand may have only one.
 KINDS = {"MessageStatus": "status", "From": "message", "Body": "message"}
 TOKEN_HEADER = "I-Twilio-Idempotency-Token"
-# Whose request this thread is at, and in which ledger.
+# The request that this thread is answering.
 NOW: contextvars.ContextVar[Visit | None] = contextvars.ContextVar("smsphone", default=None)
 
 
@@ -378,7 +378,7 @@ FACTORY: list[Callable[..., logging.LogRecord]] = []
 
 def made_record(*args: Any, **named: Any) -> logging.LogRecord:
     record = FACTORY[0](*args, **named)
-    if record.name != log.name or record.levelno > logging.DEBUG:  # which tells what rows show
+    if record.name != log.name or record.levelno > logging.DEBUG:  # those repeat what the rows show
         try:
             text = record.getMessage()
             if record.exc_info and record.exc_info[1]:

@@ -38,7 +38,7 @@ GOOD, BAD, OPEN = "good", "bad", "open"
 
 
 class WrittenPhone(Phone):
-    """A phone whose requests are written down in a ledger as they are made."""
+    """A phone that writes each of its requests in a ledger."""
 
     PAUSE = 0.4  # seconds before each piece of a body that comes slowly
 
