@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from smsreply import ELEMENTS, MAX_MESSAGE
@@ -43,8 +43,8 @@ class SentMessage:
     status_callback: str = ""
 
 
-def verbs_of(answer: Response) -> list[Any]:
-    """Return the verbs of an answer, or its text if it is plain text.
+def verbs_of(answer: Response) -> list[ElementTree.Element]:
+    """Return the verbs of an answer; plain text is one <Message>.
 
     The whole document is checked before the phone obeys any verb of it.
     """
@@ -52,8 +52,9 @@ def verbs_of(answer: Response) -> list[Any]:
     if answer.status == 204:
         return []
     if kind == "text/plain" and answer.status == 200:
-        text = answer.body.decode("utf-8", "replace")
-        return [text] if text else []
+        message = ElementTree.Element("Message")
+        message.text = answer.body.decode("utf-8", "replace")
+        return [message] if message.text else []
     if kind not in ("text/xml", "application/xml", "text/html"):
         raise TwilioError(12300, f"it is {kind!r}" if kind else "there is none", answer)
     response = parse_xml(answer.body)
@@ -119,15 +120,9 @@ def message_of(
     to, from_ = verb.get("to") or params.get("From", ""), verb.get("from") or params.get("To", "")
     if verb.get("to") and not ADDRESS.fullmatch(to.strip()):
         raise TwilioError(14101, f"it is {to!r}")
-    callback = verb.get("statusCallback", "")
-    return checked(SentMessage(text, tuple(media), to, from_, sid, callback))
-
-
-def checked(message: SentMessage) -> SentMessage:
-    """Return *message*; raise `TwilioError` if it is empty or too long."""
-    if not (message.body.strip() or message.media):
+    if not (text.strip() or media):
         raise TwilioError(14103, "neither text nor media")
-    units = utf16_units(message.body)
+    units = utf16_units(text)
     if units > MAX_MESSAGE:
         raise TwilioError(14103, f"{units} characters")
-    return message
+    return SentMessage(text, tuple(media), to, from_, sid)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from smsreply import MAX_TWIML, sendable, to_tokens, token_of_environment
 
-from .answer import SentMessage, checked, message_of, verbs_of
+from .answer import message_of, verbs_of
 from .errors import NOT_SENT, UNREADABLE, WARNING, TwilioError
 from .exchange import Exchange
 from .request import (
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     # What Twilio requests next: a URL, the method, the fields as a form, the request's kind.
     Onward = tuple[str, str, str, str]
 
+    from .answer import SentMessage
     from .wire import Request, Response
 
 FALLBACK_URL = "https://localhost/fallback"
@@ -193,20 +194,16 @@ class Phone:
     def _obey(self, exchange: Exchange, url: str, form: str, answer: Response) -> Onward | None:
         """Do what *answer* says; return where to go on, if it says so."""
         for verb in verbs_of(answer):
-            sid = new_sid("SM")
-            if isinstance(verb, str):
-                params = exchange.params
-                message = SentMessage(verb, (), params.get("From", ""), params.get("To", ""), sid)
-                self._receive(exchange, checked(message))
-                continue
             method = verb.get("method", "POST").upper()
             if verb.tag == "Redirect":
                 return absolute(url, (verb.text or "").strip()), method, form, "redirect"
-            message = message_of(verb, url, exchange.params, sid)
+            message = message_of(verb, url, exchange.params, new_sid("SM"))
             action = absolute(url, verb.get("action", "")) if verb.get("action") else ""
-            callback = self._callback(exchange, url, message.status_callback) or action
+            callback = self._callback(exchange, url, verb.get("statusCallback", "")) or action
             message = replace(message, status_callback=callback)
-            self._receive(exchange, message)
+            if len(exchange.messages) == self.MESSAGES:
+                raise TwilioError(14109)
+            exchange.messages.append(message)
             if action and self._statuses:
                 exchange.told[message.sid] = 1
                 params = status_params(message, self._statuses[0], exchange.params)
@@ -221,11 +218,6 @@ class Phone:
         except TwilioError as error:
             exchange.errors.append(error)
             return ""
-
-    def _receive(self, exchange: Exchange, message: SentMessage) -> None:
-        if len(exchange.messages) == self.MESSAGES:
-            raise TwilioError(14109)
-        exchange.messages.append(message)
 
     def _report(self, exchange: Exchange, message: SentMessage) -> None:
         """Tell the message's statusCallback what became of it."""
