@@ -198,7 +198,9 @@ class Jar:
             k.strip().lower(): v.strip() for k, _, v in [a.partition("=") for a in attributes]
         }
         end = min(expiry(options), time.time() + COOKIE_AGE)
-        self._cookies[host, name] = (value, "secure" in options, options.get("path", "/"), end)
+        path = options.get("path", "")
+        path = path if path.startswith("/") else "/"  # RFC 6265, section 5.2.4
+        self._cookies[host, name] = (value, "secure" in options, path, end)
 
     def header(self, url: str) -> str:
         """Return the ``Cookie`` header for a request to *url*."""

@@ -1204,6 +1204,8 @@ PAST, FUTURE = "Wed, 21 Oct 2015 07:28:00 GMT", "Fri, 31-Dec-2100 23:59:59 GMT"
         ("a=1; Path=/shop/sms", "https://localhost/shop/sms", 0, "a=1"),
         ("a=1; Path=/sho", "https://localhost/shop/sms", 0, None),
         ("a=1; Path=/other", "https://localhost/shop/sms", 0, None),
+        ("a=1; Path=shop", "https://localhost/shop/sms", 0, "a=1"),  # is no path
+        ("a=1; Path=", "https://localhost/shop/sms", 0, "a=1"),
         ("a=b=c", "https://localhost/sms", 0, "a=b=c"),
         ('a="b c"', "https://localhost/sms", 0, 'a="b c"'),
         (" a = 1 ", "https://localhost/sms", 0, "a=1"),
