@@ -201,6 +201,7 @@ def environ_of(request: Request) -> dict[str, Any]:
         "SERVER_NAME": name,
         "SERVER_PORT": port,
         "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",  # PEP 3333 does not ask for it, but programs rely on it
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scheme,
         "wsgi.input": io.BytesIO(request.body),

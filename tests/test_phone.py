@@ -1126,6 +1126,14 @@ def test_an_application_that_fails_is_a_500_as_a_server_makes_it(webhook, caplog
     assert "the webhook raised" in caplog.text
 
 
+def test_an_application_is_told_an_address_as_by_every_server():
+    def webhook(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [environ["REMOTE_ADDR"].encode()]
+
+    assert Phone(webhook).text("hello").reply == "127.0.0.1"
+
+
 @pytest.mark.parametrize(
     ("status", "says"),
     [
