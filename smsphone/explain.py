@@ -46,6 +46,7 @@ MAX_HEADER = 1000  # in characters
 MAX_CHANGED = 8000
 MAX_CHANGED_FIELDS = 60
 SID = re.compile("(AC|SK)[0-9a-fA-F]{32}")
+NOTHING_WRONG = "nothing is wrong"
 
 
 def explain(
@@ -152,12 +153,12 @@ class Search:
         if not self._made_by(self._tokens, self._signature, self._algorithm):
             return ""
         if not self._hashes:
-            return "nothing is wrong: the signature matches"
+            return f"{NOTHING_WRONG}: the signature matches"
         if self._body is None:
             return "the URL has a bodySHA256, which is the body's hash: pass the body's bytes"
         computed = hashlib.sha256(self._body).hexdigest()
         if self._hashes == [computed]:
-            return "nothing is wrong: the signature and the body's hash match"
+            return f"{NOTHING_WRONG}: the signature and the body's hash match"
         return (
             f"the URL is signed, but its bodySHA256 is {printable(', '.join(self._hashes), 160)}, and"
             f" the body's is {computed}: pass the body's very bytes, before anything decodes them"
