@@ -77,15 +77,15 @@ class Watch:
         try:
             with visit:
                 result = self._application(environ, visit.starting(start_response))
+            if not isinstance(result, (list, tuple)):
+                return Pieces(visit, result)
+            for piece in result:
+                visit.keep(piece)
         except BaseException as error:
             visit.fail(error)
             raise
-        if isinstance(result, (list, tuple)):  # as it is: a server counts its pieces
-            for piece in result:
-                visit.keep(piece)
-            visit.end()
-            return result
-        return Pieces(visit, result)
+        visit.end()
+        return result  # as it is: a server counts its pieces
 
     def explain_later(self, work: Callable[[], None]) -> None:
         """Have a thread do *work*: nobody's answer waits for the search."""
@@ -143,6 +143,8 @@ class Visit:
         return start
 
     def keep(self, piece: bytes) -> None:
+        if not isinstance(piece, bytes):
+            raise TypeError(f"a piece of the answer is not bytes, but {type(piece).__name__}")
         self._body += piece[: MAX_TWIML + 1 - len(self._body)]
 
     def say(self, line: Line) -> None:
@@ -313,13 +315,13 @@ class Pieces:
         try:
             with self._visit:
                 piece = next(self._iterator)
+            self._visit.keep(piece)
         except StopIteration:
             self._visit.end()
             raise
         except BaseException as error:
             self._visit.fail(error)
             raise
-        self._visit.keep(piece)
         return piece
 
     def close(self) -> None:

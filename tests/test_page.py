@@ -954,6 +954,30 @@ def test_an_application_that_raises_still_raises_and_is_a_row(application):
     assert hop["failed"].startswith("LookupError: no answer (test_page.py, line ")
 
 
+@pytest.mark.parametrize(
+    ("result", "failed"),
+    [
+        (None, "TypeError: 'NoneType' object is not iterable"),
+        (["<Response />"], "TypeError: a piece of the answer is not bytes, but str"),
+        (b"<Response />", "TypeError: a piece of the answer is not bytes, but int"),
+    ],
+)
+def test_an_application_that_returns_what_is_no_answer_is_a_row(result, failed):
+    def application(environ, start_response):
+        environ["wsgi.input"].read()
+        start_response("200 OK", [("Content-Type", "text/xml")])
+        return result
+
+    watch = page_module.watch(application)
+    try:
+        with pytest.raises(TypeError):
+            call(watch, make_environ({"Body": "x"}), validate=False)
+    finally:
+        watch.close()
+    [row] = watch.ledger.rows.values()
+    assert row.done and row.hops[0].failure().startswith(failed)
+
+
 def test_of_a_long_answer_64_kb_are_kept():
     def application(environ, start_response):
         start_response("200 OK", [("Content-Type", "text/xml")])
