@@ -18,7 +18,7 @@ from smsreply import MAX_TWIML, log, printable, traceback_text
 
 from .errors import TwilioError
 from .urls import name_and_port, split_url
-from .wire import Request, Response, wsgi_response
+from .wire import Request, Response, check_piece, wsgi_response
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -236,6 +236,7 @@ def call_wsgi(
         try:
             size = 0
             for piece in result:
+                check_piece(piece)
                 written.append(piece)
                 size += len(piece)
                 if size > LIMIT:  # it may have no end

@@ -34,7 +34,7 @@ from .exchange import Exchange
 from .ledger import Hop, Ledger, Line
 from .phone import Phone
 from .verdict import verdict, why_refused
-from .wire import Request, wire_bytes, wsgi_response
+from .wire import Request, check_piece, wire_bytes, wsgi_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -143,8 +143,7 @@ class Visit:
         return start
 
     def keep(self, piece: bytes) -> None:
-        if not isinstance(piece, bytes):
-            raise TypeError(f"a piece of the answer is not bytes, but {type(piece).__name__}")
+        check_piece(piece)
         self._body += piece[: MAX_TWIML + 1 - len(self._body)]
 
     def say(self, line: Line) -> None:

@@ -69,6 +69,12 @@ def wsgi_response(status: str, headers: list[tuple[str, str]], body: bytes) -> R
     return Response(code, tuple(headers), body, wire_bytes(f"HTTP/1.1 {status}", headers, body))
 
 
+def check_piece(piece: object) -> None:
+    """Raise TypeError unless *piece*, of an answer's body, is bytes (PEP 3333)."""
+    if not isinstance(piece, bytes):
+        raise TypeError(f"a piece of the answer is not bytes, but {type(piece).__name__}")
+
+
 def wire_bytes(first_line: str, headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
     lines = [first_line, *[f"{name}: {value}" for name, value in headers], "", ""]
     # Only a cookie may have bytes beyond ASCII: it goes back just as it came.

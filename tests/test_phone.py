@@ -1126,6 +1126,16 @@ def test_an_application_that_fails_is_a_500_as_a_server_makes_it(webhook, caplog
     assert "the webhook raised" in caplog.text
 
 
+@pytest.mark.parametrize(("body", "kind"), [(HELLO, "int"), ([HELLO.decode()], "str")])
+def test_an_application_whose_body_is_no_list_of_bytes_is_told_so(body, kind):
+    def webhook(environ, start_response):
+        start_response(*twiml()[:2])
+        return body
+
+    story = Phone(webhook).text("hello").story()
+    assert f"TypeError: a piece of the answer is not bytes, but {kind}" in story
+
+
 def test_an_application_is_told_an_address_as_by_every_server():
     def webhook(environ, start_response):
         start_response("200 OK", [("Content-Type", "text/plain")])
