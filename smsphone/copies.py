@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import keyword
 import re
 import shlex
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ MADE = re.compile(
     "|(Sms|SmsMessage|Message|Account)Sid|SmsStatus|ApiVersion|WaId|ExternalUserId|MessageType"
     "|ReferralNumMedia|ProfileName"
 )
+# Names that Python, or phone.text(), has for something else.
+NO_ARGUMENTS = {*keyword.kwlist, "self", "body", "media", "from_", "to"}
 
 
 def as_curl(request: Request, webhook: str) -> str:
@@ -60,7 +63,7 @@ def as_test(row: Row) -> str:
     arguments += [
         f"{name}={value!r}"
         for name, value in params.items()
-        if not MADE.fullmatch(name) and name.isidentifier()
+        if not MADE.fullmatch(name) and name.isidentifier() and name not in NO_ARGUMENTS
     ]
     bodies = [message.body for message in exchange.messages]
     expected = f"[message.body for message in exchange.messages] == {bodies!r}"

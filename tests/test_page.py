@@ -1117,7 +1117,10 @@ def test_a_copy_for_curl_sends_what_came_raw_as_it_came():
 
 @pytest.mark.parametrize("body", ['it\'s "you"\\ and {me}', "error", "redirect", "😀\n"])
 def test_a_copy_as_a_test_passes(connected, body, monkeypatch, tmp_path):
-    row = sent(connected, body)
+    first = sent(connected, body)
+    params = {**first["params"], "class": "1", "body": "2", "ButtonText": "3", "a b": "4"}
+    row = again(connected, first["number"], "edited", params=params)
+    assert "ButtonText='3'" in row["copies"]["test"]
     bot = types.ModuleType("bot")
     bot.reply = reply if body != "redirect" else lambda message: ["One moment.", "And the rest."]
     monkeypatch.setitem(sys.modules, "bot", bot)
