@@ -507,11 +507,6 @@ def to_bytes(value: str | bytes | bytearray) -> bytes:
     return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value)
 
 
-def sendable(text: str) -> str:
-    """Return *text* as UTF-8 carries it: a lone surrogate becomes "?"."""
-    return text.encode("utf-8", "replace").decode()
-
-
 def to_pairs(params: Any) -> Pairs:
     """Return the fields of *params*, whatever a framework holds them in.
 

@@ -24,7 +24,6 @@ from smsreply import (
     RequestValidator,
     body_hashes,
     printable,
-    sendable,
     signature_algorithm,
     signed_string,
     to_bytes,
@@ -32,6 +31,7 @@ from smsreply import (
 )
 
 from . import guesses
+from .wire import sendable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -19,7 +19,6 @@ from smsreply import (
     development_server,
     log,
     read_body,
-    sendable,
     to_tokens,
     token_of_environment,
 )
@@ -31,6 +30,7 @@ from .request import PHONE_NUMBER, YOUR_NUMBER, channel_params, message_params
 from .urls import checked_url
 from .watch import Watch
 from .what_if import WHAT_IF, WrittenPhone, changed, finding, recorded
+from .wire import sendable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

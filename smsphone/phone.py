@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
-from smsreply import MAX_TWIML, sendable, to_tokens, token_of_environment
+from smsreply import MAX_TWIML, to_tokens, token_of_environment
 
 from .answer import message_of, verbs_of
 from .errors import NOT_SENT, UNREADABLE, WARNING, TwilioError
@@ -27,6 +27,7 @@ from .request import (
 )
 from .transport import Times, in_process, over_the_wire
 from .urls import absolute, checked_url, escaped, is_below, whereabouts
+from .wire import sendable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

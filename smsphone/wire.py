@@ -84,3 +84,8 @@ def wire_bytes(first_line: str, headers: Iterable[tuple[str, str]], body: bytes)
 def utf16_units(text: str) -> int:
     """Return the length of *text* in UTF-16 units: an emoji, say, has two of them."""
     return len(text.encode("utf-16-le")) // 2
+
+
+def sendable(text: str) -> str:
+    """Return *text* as UTF-8 carries it: a lone surrogate becomes "?"."""
+    return text.encode("utf-8", "replace").decode()
