@@ -2316,14 +2316,12 @@ class Production:
     STALLED = 2  # for a request to begin, or to go on
 
     def __init__(self, application: WSGIApplication, host: str, port: int, threads: int) -> None:
-        import importlib
         import select
         import socket
 
-        # By name, so that a type checker asks nobody for waitress, or for types of it.
-        waitress: Any = importlib.import_module("waitress")
-        channel: Any = importlib.import_module("waitress.channel")
-        wasyncore: Any = importlib.import_module("waitress.wasyncore")
+        # A type checker is to ask nobody for waitress, or for types of it.
+        from waitress import channel, create_server, wasyncore  # type: ignore[import,unused-ignore]
+
         production = self
 
         class Channel(channel.HTTPChannel):  # type: ignore[misc]
@@ -2357,7 +2355,7 @@ class Production:
         self._map: dict[int, Any] = {}  # what waitress polls: its listener, and the channels
         poll = hasattr(select, "poll")  # select() cannot watch more than 1,024 connections
         self._loop: Any = lambda seconds: wasyncore.loop(seconds, poll, self._map, 1)
-        self._server = waitress.create_server(
+        self._server = create_server(
             with_health(application) if isinstance(application, App) else application,
             map=self._map,
             sockets=[self._socket],
