@@ -1480,25 +1480,22 @@ class App(Receiver):
             raise ValueError(f"{printable(url)!r} is not like https://abc.example/sms")
         host = re.split("[/?#]", rest, maxsplit=1)[0]
         path = re.split("[?#]", rest.removeprefix(host), maxsplit=1)[0]
+        sent = {"HTTP_" + name.upper().replace("-", "_"): value for name, value in headers.items()}
         environ: dict[str, Any] = {
-            "HTTP_" + name.upper().replace("-", "_"): value for name, value in headers.items()
+            **sent,
+            "HTTP_TRANSFER_ENCODING": "",  # the body is whole
+            "REQUEST_METHOD": method,
+            # PEP 3333, "Unicode Issues": each character of an environ's str is a byte.
+            "PATH_INFO": unquote(to_bytes(path).decode("latin-1"), "latin-1"),
+            "CONTENT_TYPE": sent.get("HTTP_CONTENT_TYPE"),
+            "CONTENT_LENGTH": len(body),
+            "HTTP_HOST": host,
+            "SERVER_NAME": "",  # a client may send an empty Host
+            "SERVER_PORT": "",
+            "wsgi.url_scheme": scheme,
+            "wsgi.input": io.BytesIO(body),
+            "smsreply.url": to_bytes(url).decode("latin-1"),
         }
-        environ.pop("HTTP_TRANSFER_ENCODING", None)  # the body is whole
-        environ.update(
-            {
-                "REQUEST_METHOD": method,
-                # PEP 3333, "Unicode Issues": each character of an environ's str is a byte.
-                "PATH_INFO": unquote(to_bytes(path).decode("latin-1"), "latin-1"),
-                "CONTENT_TYPE": environ.get("HTTP_CONTENT_TYPE"),
-                "CONTENT_LENGTH": len(body),
-                "HTTP_HOST": host,
-                "SERVER_NAME": "",  # a client may send an empty Host
-                "SERVER_PORT": "",
-                "wsgi.url_scheme": scheme,
-                "wsgi.input": io.BytesIO(body),
-                "smsreply.url": to_bytes(url).decode("latin-1"),
-            }
-        )
         started: list[Any] = []
         content = b"".join(self(environ, lambda *args: started.extend(args)))  # type: ignore
         return started[0], started[1], content
