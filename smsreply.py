@@ -2161,14 +2161,10 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
     That is the handler, or the application, of ``SMSREPLY_HANDLER`` at the URL of
     ``SMSREPLY_PUBLIC_URL``.  Both are read at the first request.
     """
-    if not FROM_ENVIRONMENT:
-        FROM_ENVIRONMENT.append(from_environment())
-    return FROM_ENVIRONMENT[0](environ, start_response)
+    return from_environment()(environ, start_response)
 
 
-FROM_ENVIRONMENT: list[WSGIApplication] = []
-
-
+@functools.cache
 def from_environment() -> WSGIApplication:
     handler = os.environ.get("SMSREPLY_HANDLER")
     # What is raised here would reach the host, which might show the sender a traceback.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import hashlib
 import io
 import logging
@@ -567,7 +568,8 @@ def test_the_public_url_of_the_environment_is_that_of_an_app_without_one(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(__import__("sys").modules, "public_bot", raising=False)
-    monkeypatch.setattr(smsreply, "FROM_ENVIRONMENT", [])
+    fresh = functools.cache(smsreply.from_environment.__wrapped__)
+    monkeypatch.setattr(smsreply, "from_environment", fresh)
     monkeypatch.setenv("SMSREPLY_HANDLER", handler)
     monkeypatch.setenv("SMSREPLY_PUBLIC_URL", "https://abc.example")
     monkeypatch.setenv("TWILIO_AUTH_TOKEN", TOKEN)
