@@ -1761,8 +1761,7 @@ class Memory:
     def _wait(self, name: str, round_: int, handle: Callable[[], Answer]) -> Answer | None:
         """Return the answer, or None if it takes longer than patience."""
         waited_for: Any = round_ > 0 or None  # another process's run: its id, or True for any
-        run: Run | None
-        remaining: Callable[[float], float] | None = None
+        began: float | None = None
         patience = self._patience
         unexplained = 0  # refusals of the claim, although it is not there
         while True:
@@ -1776,8 +1775,8 @@ class Memory:
                 if claimed:
                     self._call("delete", "c" + name)
                 return answer
-            if remaining is None:
-                remaining = self._clock(name, round_)
+            if began is None:
+                began = self._round_began(name, round_)
             if run is None and not claimed:
                 waited_for = self._call("get", "c" + name) or waited_for
                 # Some clients (pymemcache's ignore_exc) hide that their server is gone.
@@ -1787,29 +1786,28 @@ class Memory:
                     claimed = True
             if claimed:
                 run = self._begin(name, mine, handle)
+            left = max(0.0, began + patience - time.monotonic())
             if run is None:
-                time.sleep(max(0.0, min(self.POLL, remaining(patience))))
-            elif run.over.wait(max(0.0, remaining(patience))):
+                time.sleep(min(self.POLL, left))
+            elif run.over.wait(left):
                 return run.answer
-            if remaining(patience) <= 0:
+            if began + patience <= time.monotonic():
                 if not POOL.ends or patience >= self.LONGEST:
                     return None
                 patience = self.LONGEST
 
-    def _clock(self, name: str, round_: int) -> Callable[[float], float]:
-        """Return a function from patience to what is left of it, in seconds.
+    def _round_began(self, name: str, round_: int) -> float:
+        """Return when this round began, as `time.monotonic` has it here.
 
-        It counts from the first delivery of this round, on whichever machine.
+        That is when its first delivery came, to whichever machine.
         """
-        now = time.time()
-        first = now
+        now, age = time.time(), 0.0
         if not self._call("add", f"t{name}.{round_}", self.TWILIO_WAITS, now):
             kept = self._call("get", f"t{name}.{round_}")
             # Ignore a time that another machine's wrong clock wrote.
             if isinstance(kept, (int, float)) and 0 <= now - kept <= self.TWILIO_WAITS:
-                first = kept
-        begun = time.monotonic() - (now - first)
-        return lambda patience: begun + patience - time.monotonic()
+                age = now - kept
+        return time.monotonic() - age
 
     def _begin(self, name: str, mine: Run, handle: Callable[[], Answer]) -> Run:
         """Have the handler run, and return its run."""
