@@ -1767,7 +1767,7 @@ class Memory:
         while True:
             run = POOL.runs.get((self, name))
             mine = Run() if run is None else run
-            claimed = run is None and self._call("add", "c" + name, self.CLAIM_AGE, mine.id)
+            claimed = run is None and self._call("add", "c" + name, mine.id, self.CLAIM_AGE)
             # This follows the claim.  Another process first keeps its answer, and then gives
             # up its claim; so whoever gets the claim after it finds the answer here.
             answer = self._kept(name, waited_for) if run is None else None
@@ -1802,7 +1802,7 @@ class Memory:
         That is when its first delivery came, to whichever machine.
         """
         now, age = time.time(), 0.0
-        if not self._call("add", f"t{name}.{round_}", self.TWILIO_WAITS, now):
+        if not self._call("add", f"t{name}.{round_}", now, self.TWILIO_WAITS):
             kept = self._call("get", f"t{name}.{round_}")
             # Ignore a time that another machine's wrong clock wrote.
             if isinstance(kept, (int, float)) and 0 <= now - kept <= self.TWILIO_WAITS:
@@ -1836,12 +1836,12 @@ class Memory:
         if answer.status == OK and b"<Redirect" not in answer.body:
             # An answer is there already if this process stood still for longer than
             # CLAIM_AGE, and another one took over: then everybody gets that one.
-            if not self._call("add", "a" + name, self.ANSWER_AGE, kept):
+            if not self._call("add", "a" + name, kept, self.ANSWER_AGE):
                 run.answer = self._kept(name, None) or answer
             POOL.runs.pop((self, name), None)
             run.over.set()
         else:
-            self._call("set", "e" + name, self.END_AGE, kept)
+            self._call("set", "e" + name, kept, self.END_AGE)
             self._give_up(name, run)
 
     def _give_up(self, name: str, run: Run) -> None:
@@ -1854,7 +1854,7 @@ class Memory:
         """Renew the claim of *run*, unless it is over."""
         with run.claim_lock:
             if not run.over.is_set():
-                self._call("set", "c" + name, self.CLAIM_AGE, run.id)
+                self._call("set", "c" + name, run.id, self.CLAIM_AGE)
 
     def _kept(self, name: str, waited_for: Any) -> Answer | None:
         """Return the answer that is kept, or what the run that is *waited_for* ended with."""
@@ -1873,15 +1873,13 @@ class Memory:
                 self._complain(f"it has {printable(repr(kept), 80)} where an answer was put")
         return None
 
-    def _call(self, method: str, key: str, timeout: int = 0, value: Any = None) -> Any:
+    def _call(self, method: str, *arguments: Any) -> Any:
         """Call the cache; if that fails, return what an empty one would return.
 
         That is True for ``add``: the message is claimed, and its handler runs.
         """
         try:
-            if method in ("set", "add"):
-                return getattr(self._cache, method)(key, value, timeout)
-            return getattr(self._cache, method)(key)
+            return getattr(self._cache, method)(*arguments)
         except (KeyboardInterrupt, SystemExit):  # by a signal, say, which is to end the process
             raise
         except BaseException as error:  # a Timeout of gevent's, say
