@@ -292,17 +292,15 @@ def read_body(environ: WSGIEnvironment) -> bytes:
     chunked = environ.get("HTTP_TRANSFER_ENCODING")
     # A server that decodes chunks says so by this key: then the input has an end.
     has_end = (chunked or not length) and environ.get("wsgi.input_terminated")
-    if has_end:
-        size = MAX_BODY + 1  # the one byte more tells that the body is too long
-    elif chunked:
+    if chunked and not has_end:
         text = "this server does not decode chunks: send a Content-Length"
         raise Refused(text, "411 Length Required")
-    elif not LENGTH.fullmatch(length):  # int() takes " 5", "+5" and "1_0" too
+    if not (has_end or LENGTH.fullmatch(length)):  # int() takes " 5", "+5" and "1_0" too
         raise Refused("the Content-Length is not a number")
-    else:
-        size = int(length or 0)
-        if size > MAX_BODY:  # anybody may have sent this, so App reads none of it
-            raise too_large("body", MAX_BODY)
+    # Of an input with an end, one byte more than the limit tells that it is too long.
+    size = MAX_BODY + 1 if has_end else int(length or 0)
+    if size > MAX_BODY and not has_end:  # anybody may have sent this, so App reads none of it
+        raise too_large("body", MAX_BODY)
     body, stream = b"", environ["wsgi.input"]
     try:
         # Some servers return what has come so far.
