@@ -2276,14 +2276,12 @@ def development_server(application: WSGIApplication, host: str, port: int) -> An
         def finish(self) -> None:
             # To close with bytes unread resets the connection, and the answer is lost.
             super().finish()
-            try:
+            with contextlib.suppress(OSError):
                 self.connection.shutdown(socket.SHUT_WR)
                 self.connection.settimeout(1)
                 for _ in range(64):
                     if not self.connection.recv(65536):
                         break
-            except OSError:
-                return
 
     server = Server((host, port), Handler)
     server.set_app(application)
@@ -2720,10 +2718,9 @@ def log_to_terminal(level: int) -> None:
             if record.name == "waitress" and seldom.suffix_for(str(record.msg)) is None:
                 return
             stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-            try:
+            # That the terminal was closed is no reason to answer nobody.
+            with contextlib.suppress(OSError, ValueError):
                 print(self.format(record), file=stream, flush=True)
-            except (OSError, ValueError):
-                return  # that the terminal was closed is no reason to answer nobody
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
