@@ -2725,15 +2725,12 @@ def log_to_terminal(level: int) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     seldom = Seldom()
-    for name, least in (
-        ("smsreply", level),
-        ("waitress", logging.WARNING),
-        ("waitress.queue", logging.ERROR),
-    ):
-        logging.getLogger(name).setLevel(least)
-    for name in ("smsreply", "waitress"):
-        logging.getLogger(name).handlers[:] = [Terminal()]
-        logging.getLogger(name).propagate = False
+    levels = {"smsreply": level, "waitress": logging.WARNING, "waitress.queue": logging.ERROR}
+    for name, least in levels.items():
+        logger = logging.getLogger(name)
+        logger.setLevel(least)
+        logger.handlers[:] = [Terminal()]
+        logger.propagate = False
 
 
 if __name__ == "__main__":
