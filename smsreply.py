@@ -2206,24 +2206,23 @@ class Reloading:
         self._name = module_name(place)
         self.application = make()
         self._file = getattr(sys.modules[self._name], "__file__", None) or ""
-        self._version = (0, 0)
         self._version = self._look()
         self._lock = threading.Lock()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         with self._lock:
             version = self._look()
-            if version != self._version:
+            if version and version != self._version:
                 self._reload()
                 self._version = version
         return self.application(environ, start_response)
 
-    def _look(self) -> tuple[int, int]:
+    def _look(self) -> tuple[int, int] | None:
         """Return what tells a version of the file from another: its time and its size."""
         try:
             status = os.stat(self._file)
         except OSError:  # an editor is just replacing it
-            return self._version
+            return None
         return status.st_mtime_ns, status.st_size
 
     def _reload(self) -> None:
