@@ -2488,7 +2488,8 @@ def main(
         if arguments[:1] and arguments[0] in PHONE_COMMANDS:
             return run_phone(arguments)
         options = command_line().parse_args(arguments or ["serve"])
-        return run_serve(options, _serve)
+        run_serve(options, _serve)
+        return 0
     except UsageError as error:
         print(f"smsreply: {error}", file=sys.stderr)
         return 2
@@ -2549,7 +2550,7 @@ def port_number(text: str) -> int:
 port_number.__name__ = "port number"  # argparse names it where it refuses a value
 
 
-def run_serve(options: Any, serve: Callable[[Any], None]) -> int:
+def run_serve(options: Any, serve: Callable[[Any], None]) -> None:
     """Serve the handler that was named, or the application, here or in production."""
     if options.public_url == "":
         raise UsageError("--public-url is empty")
@@ -2563,7 +2564,7 @@ def run_serve(options: Any, serve: Callable[[Any], None]) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # it is the script's folder that Python put there
     log_to_terminal(logging.WARNING if options.production else logging.DEBUG)
-    return (serve_in_production if options.production else serve_here)(options, serve)
+    (serve_in_production if options.production else serve_here)(options, serve)
 
 
 @told_in_a_line(TypeError, ValueError)
@@ -2619,7 +2620,7 @@ def webhook_url(app: Any, host: str, port: int) -> str:
     return f"http://{named}:{port}{paths[0] if len(paths) == 1 else ''}"
 
 
-def serve_here(options: Any, serve: Callable[[Any], None]) -> int:
+def serve_here(options: Any, serve: Callable[[Any], None]) -> None:
     """Serve for one developer: on loopback, reloading, and with the phone beside it."""
     token = token_of_environment()
     verify = bool(token) and not options.no_verify
@@ -2643,11 +2644,8 @@ def serve_here(options: Any, serve: Callable[[Any], None]) -> int:
         log.warning("App answers unsigned messages, from anybody who reaches this port%s", cure)
     if not options.no_phone:
         phone_beside(options, webhook, server, first)
-    try:
+    with server:  # its end closes the socket
         serve(server)
-    finally:
-        server.server_close()
-    return 0
 
 
 def phone_beside(options: Any, webhook: str, server: Any, app: Any) -> None:
@@ -2676,7 +2674,7 @@ def phone_beside(options: Any, webhook: str, server: Any, app: Any) -> None:
     threading.Thread(target=phone.serve_forever, name="smsreply-phone", daemon=True).start()
 
 
-def serve_in_production(options: Any, serve: Callable[[Any], None]) -> int:
+def serve_in_production(options: Any, serve: Callable[[Any], None]) -> None:
     """Serve for everybody, if Twilio's signature can be checked."""
     app = make_app(options, not options.no_verify, make_cache(options))
     if lacks_token(app):
@@ -2703,7 +2701,6 @@ def serve_in_production(options: Any, serve: Callable[[Any], None]) -> int:
     at = webhook_url(app, host, server.server_address[1])
     print(f"Answering at {at} (SIGTERM stops it)", flush=True)
     serve(server)
-    return 0
 
 
 def log_to_terminal(level: int) -> None:
