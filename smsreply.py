@@ -1370,11 +1370,8 @@ class Receiver:
             if validator.matches(url, signed_fields, signature, algorithm):
                 return url, signed_fields, sessions
             url = next(urls, "")
-        raise Refused(
-            NOT_SIGNED,
-            "403 Forbidden",
-            lambda: why_not_signed(validator, environ, likeliest, signed_fields, self.advice),
-        )
+        seen = validator, environ, likeliest, signed_fields, self.advice
+        raise Refused(NOT_SIGNED, "403 Forbidden", lambda: why_not_signed(*seen))
 
     def _account(self, fields: Fields) -> tuple[RequestValidator, Sessions]:
         """Return what verifies the account of these fields, and signs its sessions."""
