@@ -2472,11 +2472,11 @@ NO_PHONE = (
 PLAIN_PATH = r"/(?!/)[A-Za-z0-9/:@!$&'()*+,;=._~-]*"
 
 
-def main(
-    argv: list[str] | None = None,
-    *,
-    _serve: Callable[[Any], None] = lambda server: server.serve_forever(),
-) -> int:
+def serve_forever(server: Any) -> None:
+    server.serve_forever()
+
+
+def main(argv: list[str] | None = None, *, _serve: Callable[[Any], None] = serve_forever) -> int:
     """Run the command line *argv* and return its exit status; see ``smsreply --help``."""
     # A bot imports smsreply: it must get this module, and not a second copy of it.
     sys.modules.setdefault("smsreply", sys.modules[__name__])
