@@ -384,9 +384,7 @@ MORE_THAN_A_HOST = re.compile(r"[/?#@\\]")
 SID = re.compile(rb"\s*(AC|SK)[0-9a-fA-F]{32}\s*")
 
 
-def requested_urls(
-    environ: WSGIEnvironment, target: str, public_url: str | None = None
-) -> Iterator[str]:
+def requested_urls(environ: WSGIEnvironment, target: str, public_url: str | None) -> Iterator[str]:
     """Yield the URLs of *target* that Twilio may have requested, the likeliest first.
 
     *public_url* stands for the scheme, the host and the path prefix that only a proxy has
@@ -613,9 +611,7 @@ class RequestValidator:
             params = None
         return self.matches(uri, signed_string("", to_pairs(params)), signature or "", algorithm)
 
-    def matches(
-        self, uri: str, signed_fields: str, signature: str | bytes, algorithm: str = HMAC_SHA1
-    ) -> bool:
+    def matches(self, uri: str, signed_fields: str, signature: str | bytes, algorithm: str) -> bool:
         """Return whether a token signed *uri*, or another spelling of it, with these fields.
 
         *signed_fields* is what `signed_string` makes of the fields.  *uri* has no fragment.
