@@ -92,11 +92,12 @@ if TYPE_CHECKING:
         def to_xml(self) -> Any: ...
 
     Pairs = list[tuple[str, str]]
-    Fields = Union[dict[str, str], Pairs]  # pairs only if a name comes twice
+    Fields = Union[dict[str, str], Pairs, tuple[()]]  # pairs only if a name comes twice
+    Session = dict[str, Any]  # of JSON values
     Part = Union[None, str, "Message", "Redirect"]
     Reply = Union[Part, bytes, HasTwiML, "list[Part]", "tuple[Part, ...]"]
     Handler = Callable[["IncomingMessage"], Union[Reply, Awaitable[Reply]]]
-    CookieFor = Callable[[dict[str, Any]], str]
+    CookieFor = Callable[[Session], str]
     Headers = tuple[tuple[str, str], ...]
     Tokens = Union[str, bytes, Iterable[Union[str, bytes]]]
     AuthToken = Union[Tokens, Mapping[str, Tokens], None]
@@ -761,16 +762,16 @@ class IncomingMessage(dict[str, str]):
 
     def __init__(
         self,
-        fields: Fields | tuple[()] = (),
+        fields: Fields = (),
         *,
         url: str = "",
-        query: Fields | tuple[()] = (),
-        session: dict[str, Any] | None = None,
+        query: Fields = (),
+        session: Session | None = None,
     ) -> None:
         super().__init__(fields)
         self.url = url
         self.query: dict[str, str] = dict(query) if query else {}
-        self.session: dict[str, Any] = dict(session) if session else {}
+        self.session: Session = dict(session) if session else {}
 
     @property
     def sid(self) -> str:
@@ -879,9 +880,7 @@ class Sessions:
                     return binascii.a2b_base64(rest[1]).decode()
         return ""
 
-    def _cookie(
-        self, pair: tuple[str, str], secure: bool, before: str, session: dict[str, Any]
-    ) -> str:
+    def _cookie(self, pair: tuple[str, str], secure: bool, before: str, session: Session) -> str:
         """Return the ``Set-Cookie`` for *session*; "" if it is still the JSON *before*.
 
         Raise TypeError or ValueError for what is not JSON, and ValueError for too much of it.
@@ -902,7 +901,7 @@ class Sessions:
         return cookie
 
 
-def json_of(session: dict[str, Any]) -> str:
+def json_of(session: Session) -> str:
     import json
 
     # json.dumps would silently make a str of a number; deeper down that is not checked.
