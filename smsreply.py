@@ -1295,12 +1295,10 @@ class Receiver:
     def __init__(
         self, *, auth_token: AuthToken = None, verify: bool = True, public_url: str | None = None
     ) -> None:
-        given: Any = auth_token
-        self._tokens: dict[str, list[bytes]] | list[bytes] | None
-        if hasattr(given, "items"):
-            self._tokens = {account: to_tokens(tokens) for account, tokens in given.items()}
-        else:
-            self._tokens = None if given is None else to_tokens(given)
+        self._by_account = hasattr(auth_token, "items")
+        given: Any = auth_token if self._by_account else {"": auth_token}
+        tokens = {account: to_tokens(each) for account, each in given.items()}
+        self._tokens = None if auth_token is None else tokens
         self.verifies = verify is not False  # None or "" may be an accident
         self.public_url = public_url
         self._accounts: dict[str, tuple[RequestValidator, Sessions]] = {}
@@ -1323,9 +1321,7 @@ class Receiver:
         """
         if self._tokens is None:
             return to_tokens(token_of_environment())
-        if isinstance(self._tokens, list):
-            return self._tokens
-        if account_sid is None:
+        if account_sid is None or not self._by_account:
             return list(itertools.chain(*self._tokens.values()))
         return self._tokens.get(account_sid, [])
 
@@ -1370,7 +1366,7 @@ class Receiver:
 
     def _account(self, fields: Fields) -> tuple[RequestValidator, Sessions]:
         """Return what verifies the account of these fields, and signs its sessions."""
-        by_account = self.verifies and isinstance(self._tokens, dict)
+        by_account = self.verifies and self._by_account
         account = dict(fields).get("AccountSid", "") if by_account else ""
         if account not in self._accounts:
             try:
