@@ -806,9 +806,8 @@ class IncomingMessage(dict[str, str]):
     def media(self) -> tuple[tuple[str, str], ...]:
         """Each picture or other attachment as ``(url, content_type)``, not fetched."""
         numbers = itertools.takewhile(lambda n: f"MediaUrl{n}" in self, itertools.count())
-        return tuple(
-            [(self[f"MediaUrl{n}"], self.get(f"MediaContentType{n}", "")) for n in numbers]
-        )
+        media = [(self[f"MediaUrl{n}"], self.get(f"MediaContentType{n}", "")) for n in numbers]
+        return tuple(media)
 
 
 def understand(fields: Fields, query: Fields, url: str) -> IncomingMessage:
@@ -1968,12 +1967,11 @@ class SQLiteCache:
         weakref.finalize(self, close_connection, self._connections).atexit = False
         self._cleaned = time.time()
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        columns = "key TEXT PRIMARY KEY, value TEXT, expires REAL"
         try:
             self._do("PRAGMA journal_mode = WAL")
             self._do("PRAGMA synchronous = NORMAL")
-            self._do(
-                "CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT, expires REAL)"
-            )
+            self._do(f"CREATE TABLE IF NOT EXISTS kept ({columns})")
             self._do("CREATE INDEX IF NOT EXISTS expiry ON kept (expires)")
         except sqlite3.Error as error:
             raise ValueError(f"{path} cannot be a cache: {error}") from None
