@@ -2610,11 +2610,8 @@ def serve_here(options: Any, serve: Callable[[Any], None]) -> None:
     """Serve for one developer: on loopback, reloading, and with the phone beside it."""
     token = token_of_environment()
     verify = bool(token) and not options.no_verify
-    cache = make_cache(options)  # outlives a reload
-
-    def make() -> WSGIApplication:
-        return make_app(options, verify, cache)
-
+    # The cache outlives a reload.
+    make = functools.partial(make_app, options, verify, make_cache(options))
     app = Reloading(options.handler.partition(":")[0], make) if options.handler else None
     first: Any = app.application if app else make()
     answers_nobody = lacks_token(first)
