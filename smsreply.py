@@ -2304,7 +2304,7 @@ class Production:
                 # waitress has no other way to end a connection after an answer.  It drops
                 # what comes after a "close", so only the last request says so.
                 for request in self.requests[-1:]:
-                    request.headers["CONNECTION"] = "close"
+                    request.headers["CONNECTION"] = "close"  # pyright: ignore[reportIndexIssue]
 
             def writable(self) -> bool:
                 # While a handler's thread sends, poll() would report again and again that
