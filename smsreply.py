@@ -579,7 +579,7 @@ class RequestValidator:
         """
         algorithm = (algorithm or HMAC_SHA1).upper()
         if algorithm not in HASHES:
-            raise ValueError(f"{printable(algorithm, 40)!r} is neither of {', '.join(HASHES)}")
+            raise ValueError(f"{printable(algorithm, 40)!r} is neither {' nor '.join(HASHES)}")
         uri = uri.partition("#")[0]  # Twilio never requests a fragment, so it signs none
         return self._signers[0].sign(signed_string(uri, to_pairs(params)), algorithm).decode()
 
@@ -661,6 +661,8 @@ def why_not_signed(
         )
     settings = headers.get("x-twilio-webhooks-signature-settings")
     algorithm, key = signature_algorithm(settings), signature_setting(settings, "key")
+    if algorithm.upper() not in HASHES:
+        return f"{printable(algorithm, 40)!r} is not an algorithm that Twilio uses"
     tries = min(MAX_TRIES, MAX_TRIED // len(url + signed_fields)) // len(validator.tokens)
     for other, cure in itertools.islice(likely_urls(url, headers, advice), tries):
         if validator.matches(other, signed_fields, signature, algorithm):
@@ -673,7 +675,7 @@ def why_not_signed(
     lost = "" if raw else " (this host passes on no raw path, so escapes in it may be lost)"
     return (
         f"the signature fits neither {shown(url)} nor a URL much like it: if the URL in Twilio's"
-        f" console has another scheme or host, {advice.format('that URL up to this path')}; if not,"
+        f" console has another scheme or host, {advice.format('<that URL up to this path>')}; if not,"
         f" check the auth token{lost}"
         + (f" (the header X-Forwarded-Host says {its_host})" if its_host else "")
     )
@@ -708,13 +710,15 @@ def likely_urls(
 def public_urls_like(came: re.Match[str], headers: Mapping[str, str]) -> Iterator[str]:
     """Yield scheme, host, port and prefix as a proxy may have seen them, the likeliest first."""
     scheme, _, host, port, _ = came.groups(default="")
-    forwarded = [headers.get(f"x-forwarded-{n}", "") for n in ("proto", "host", "port", "prefix")]
-    proto, its_host, its_port, prefix = [
-        re.sub(r"[?#@\\\s]", "", value.partition(",")[0]).strip("/") for value in forwarded
+    forwarded = [f"x-forwarded-{name}" for name in ("proto", "host", "port", "prefix")]
+    proto, its_host, its_port, prefix, asked = [
+        re.sub(r"[?#@\\\s]", "", headers.get(name, "").partition(",")[0]).strip("/")
+        for name in (*forwarded, "host")
     ]
     own = f"{host}:{port}" if port else host
     bare = re.sub(r":\d*$", "", its_host or own)
     hosts = [its_host or own, bare, f"{bare}:{its_port}" if its_port else own, own, host]
+    hosts += [asked] if asked else []
     hosts += [host[4:] if host.startswith("www.") else f"www.{host}", host.lower()]
     schemes = [proto] if proto in DEFAULT_PORTS else []
     schemes += ["http" if scheme.lower() == "https" else "https", scheme.lower()]
@@ -819,7 +823,11 @@ def understand(fields: Fields, query: Fields, url: str) -> IncomingMessage:
         if "MessageStatus" in message:
             line = "Status of the message to %s: %s", message.to, message["MessageStatus"]
         elif "EventType" in message or not message.from_:
-            line = "Incoming event %s: %s", message.get("EventType", ""), ", ".join(message)
+            line = (
+                "Incoming event %s: %s",
+                message.get("EventType") or "without a type",
+                ", ".join(message),
+            )
         log.debug(line[0], *map(printable, line[1:]))
     return message
 
@@ -1206,7 +1214,9 @@ def document_of(reply: Any) -> bytes:
         hasattr(reply, "to_xml") and not isinstance(reply, TwiML)
     ):
         document = reply.to_xml()
-        return document if type(document) is bytes else str(document).encode()
+        if not isinstance(document, (str, bytes)):
+            raise TypeError(f"to_xml() returns a document, and not {type(document).__name__}")
+        return bytes(document) if isinstance(document, bytes) else document.encode()
     response = MessagingResponse()
     for part in reply if isinstance(reply, (list, tuple)) else [reply]:
         if isinstance(part, (Message, Redirect)):
@@ -1506,7 +1516,7 @@ class App(Receiver):
             answer = self._memory.answer(message, signed_fields, handle)
         if log.isEnabledFor(logging.DEBUG):
             text = answer.body.decode("utf-8", "replace").replace(XML_DECLARATION, "").strip()
-            log.debug("Answered %s with: %s", printable(sender), printable(text))
+            log.debug("Answered %s with: %s", printable(sender or "it"), printable(text))
         return answer
 
     def _handle(self, handler: Handler, message: IncomingMessage, cookie_for: CookieFor) -> Answer:
@@ -1541,7 +1551,7 @@ def handlers_by_path(handlers: Any) -> dict[str, Handler]:
     """Return *handlers* by PATH_INFO; raise TypeError or ValueError if they cannot be."""
     if not (hasattr(handlers, "items") and all(map(callable, handlers.values()))):
         raise TypeError("handler is a function, or a mapping from paths to functions")
-    if not handlers or any(path and not path.startswith("/") for path in handlers):
+    if not handlers or any(path != "" and not str(path).startswith("/") for path in handlers):
         raise ValueError(
             f"handler has the paths {[*handlers]}: it needs one, and each begins with a slash"
         )
@@ -2153,6 +2163,8 @@ def from_environment() -> WSGIApplication:
         if target is application:
             raise UsageError(f"SMSREPLY_HANDLER is {handler}, which serves what that names")
         app = target if is_application(target) else App(target)
+        if isinstance(app, App) and app.public_url is None:
+            app.advice = "set SMSREPLY_PUBLIC_URL to {}"
         set_public_url(app, os.environ.get("SMSREPLY_PUBLIC_URL"))
         return app
     except (UsageError, TypeError, ValueError) as error:
@@ -2473,9 +2485,10 @@ def main(argv: list[str] | None = None, *, _serve: Callable[[Any], None] = serve
     try:
         if arguments[:1] and arguments[0] in PHONE_COMMANDS:
             return run_phone(arguments)
-        options = command_line().parse_args(arguments or ["serve"])
-        run_serve(options, _serve)
+        run_serve(command_line().parse_args(arguments or ["serve"]), _serve)
         return 0
+    except SystemExit as end:  # argparse has said why
+        return 2 if end.code else 0
     except UsageError as error:
         print(f"smsreply: {error}", file=sys.stderr)
         return 2
@@ -2510,6 +2523,8 @@ def command_line() -> Any:
     parser.add_argument("--version", action="version", version=f"smsreply {__version__}")
     commands = parser.add_subparsers(required=True, metavar="serve | text | phone | explain")
     serve = commands.add_parser("serve", help="serve a handler, and beside it the phone")
+    for name in PHONE_COMMANDS:  # only so that argparse names them: main hands them on
+        commands.add_parser(name)
     add = serve.add_argument
     add("handler", nargs="?", help="module:name, module or file.py; else a default reply")
     add("--host", help="the address to listen at (127.0.0.1; with --production 0.0.0.0)")

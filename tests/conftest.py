@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -101,9 +102,11 @@ def call(app, environ, *, validate=True):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a port that is free, and none of those that the system gives to clients."""
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", random.randrange(15_000, 32_000)))
+            return probe.getsockname()[1]
 
 
 def wait_for_port(port, process=None, seconds=20, host="127.0.0.1"):

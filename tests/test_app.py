@@ -245,7 +245,7 @@ def test_what_is_no_function_is_refused_at_once(reply):
         app(reply)
 
 
-@pytest.mark.parametrize("paths", [{}, {"sms": echo}, {"/sms": echo, "status": echo}])
+@pytest.mark.parametrize("paths", [{}, {"sms": echo}, {"/sms": echo, "status": echo}, {5: echo}])
 def test_a_path_that_no_request_can_have_is_refused_at_once(paths):
     with pytest.raises(ValueError, match="begins with a slash"):
         app(paths)

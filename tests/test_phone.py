@@ -946,7 +946,7 @@ def test_a_server_that_knows_both_secrets_of_a_rule_accepts_both():
 
 @pytest.mark.parametrize("settings", ["algorithm=MD5", "key=a,algorithm=HMAC_SHA512"])
 def test_an_unknown_algorithm_is_a_value_error(settings):
-    with pytest.raises(ValueError, match="is neither of HMAC_SHA1, HMAC_SHA256"):
+    with pytest.raises(ValueError, match="is neither HMAC_SHA1 nor HMAC_SHA256"):
         Phone(Webhook(twiml()), auth_token=TOKEN, signature_settings=settings)
 
 

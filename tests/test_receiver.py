@@ -166,6 +166,27 @@ def test_where_a_router_strips_the_whole_path_both_spellings_are_accepted(
         assert status_of(app(public_url=public), environ, validate=False) == 403
 
 
+@pytest.mark.parametrize(
+    ("signed_for", "proxy"),
+    [
+        ("https://new.example", {"HTTP_X_FORWARDED_PROTO": "https"}),
+        ("https://new.example", {}),
+        ("http://new.example", {}),
+    ],
+)
+def test_an_old_public_url_is_told_from_the_host_that_was_asked_for(caplog, signed_for, proxy):
+    environ = signed(url=f"{signed_for}/sms", HTTP_HOST="new.example", **proxy)
+    old = app(public_url="https://old.example")
+    assert status_of(old, {**environ, "wsgi.url_scheme": "http"}) == 403
+    assert f'signed for {signed_for}/sms: pass public_url="{signed_for}"' in caplog.text
+
+
+def test_an_algorithm_that_twilio_does_not_use_is_said(caplog):
+    settings = {"HTTP_X_TWILIO_WEBHOOKS_SIGNATURE_SETTINGS": "key=SK1,algorithm=HMAC_MD5"}
+    assert status_of(app(), signed(**settings)) == 403
+    assert "'HMAC_MD5' is not an algorithm that Twilio uses" in caplog.text
+
+
 def test_the_log_has_no_password_of_a_public_url(caplog):
     private = app(public_url="https://me:sesame@abc.example")
     assert status_of(private, signed(url="https://other.example/sms")) == 403
@@ -292,6 +313,29 @@ class TheirResponse:
 
 def test_an_object_with_to_xml_is_sent_as_it_is():
     assert "<Message>Theirs</Message>" in text_of(app(lambda m: TheirResponse()), signed())
+
+
+def giving(document):
+    class Giving:
+        def to_xml(self):
+            return document
+
+    return Giving()
+
+
+@pytest.mark.parametrize("document", [None, 5, bytearray(b"<Response/>")])
+def test_what_to_xml_returns_is_a_document(caplog, document):
+    assert status_of(app(lambda m: giving(document)), signed()) == 500
+    assert f"to_xml() returns a document, and not {type(document).__name__}" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [str, bytes])
+def test_a_document_may_be_of_a_subclass(kind):
+    class Own(kind):
+        pass
+
+    document = Own("<Response />") if kind is str else Own(b"<Response />")
+    assert call(app(lambda m: giving(document)), signed())[2] == b"<Response />"
 
 
 @pytest.mark.parametrize("reply", [5, [smsreply.MessagingResponse()], [b"a"], object(), {"a": 1}])
@@ -620,7 +664,8 @@ def test_the_status_of_a_message_is_logged_as_one_at_debug(caplog):
 def test_what_is_from_nobody_is_logged_as_an_event_at_debug(caplog):
     caplog.set_level(logging.DEBUG)
     status_of(app(), signed({"Sid": "NO1", "Level": "ERROR"}))
-    assert caplog.messages[0] == "Incoming event : Sid, Level"
+    assert caplog.messages[0] == "Incoming event without a type: Sid, Level"
+    assert caplog.messages[1].startswith("Answered it with: ")
 
 
 def test_the_body_of_answer_need_not_be_read_again():

@@ -723,6 +723,27 @@ def test_application_reads_its_environment_at_the_first_request(
     assert call(application, make_environ(MESSAGE))[0] == "403 Forbidden"
 
 
+def test_application_names_its_variable_where_another_url_was_signed(monkeypatch, caplog, fresh):
+    monkeypatch.setenv("TWILIO_AUTH_TOKEN", TOKEN)
+    given = signature("https://other.example/sms", MESSAGE)
+    environ = make_environ(
+        MESSAGE, HTTP_X_TWILIO_SIGNATURE=given, HTTP_X_FORWARDED_HOST="other.example"
+    )
+    assert call(fresh.application, environ)[0] == "403 Forbidden"
+    assert "sms: set SMSREPLY_PUBLIC_URL to https://other.example" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["bogus"], 2), (["serve", "--bogus"], 2), (["text", "--bogus"], 2), (["--help"], 0)],
+    ids=str,
+)
+def test_main_returns_the_status(arguments, status, capsys):
+    assert smsreply.main(arguments) == status
+    if arguments == ["bogus"]:
+        assert "(choose from serve, text, phone," in capsys.readouterr().err.replace("'", "")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [

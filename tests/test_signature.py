@@ -89,7 +89,7 @@ def test_hmac_sha256_is_accepted_where_it_is_named_and_nowhere_else():
 def test_an_unknown_algorithm_is_refused_and_logged(caplog):
     assert not validator.validate(U, P, SIGNATURE, "HMAC_\nMD5")
     assert "'HMAC_\\nMD5' is not an algorithm" in caplog.messages[0].replace("\\\\", "\\")
-    with pytest.raises(ValueError, match="HMAC_MD5.* is neither of HMAC_SHA1, HMAC_SHA256"):
+    with pytest.raises(ValueError, match="HMAC_MD5.* is neither HMAC_SHA1 nor HMAC_SHA256"):
         validator.compute_signature(U, P, "hmac_md5")
 
 

@@ -307,7 +307,7 @@ def test_what_was_sent_before_an_error_is_printed(serve, text):
         (["--param", "Body"], "smsreply: 'Body' is not like NAME=VALUE"),
         (["--param", "=1"], "smsreply: '=1' is not like NAME=VALUE"),
         (["--replay", "/no/such/file"], "smsreply: cannot read /no/such/file: No such file or directory"),
-        (["--signature-settings", "algorithm=MD5"], "smsreply: 'MD5' is neither of HMAC_SHA1, HMAC_SHA256"),
+        (["--signature-settings", "algorithm=MD5"], "smsreply: 'MD5' is neither HMAC_SHA1 nor HMAC_SHA256"),
     ],
 )  # fmt: skip
 def test_a_wrong_argument_is_status_2_and_one_line(arguments, says, text):
