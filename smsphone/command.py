@@ -146,6 +146,8 @@ def public_url_of(options: Any) -> str | None:
 
 def run_text(options: Any) -> int:
     """Send a message, or each line of standard input; return 0 if all were answered."""
+    if options.replay and (options.body is not None or options.media or options.param):
+        raise UsageError("--replay sends what FILE has: leave out the text, --media and --param")
     try:
         phone = Phone(
             options.webhook,

@@ -47,6 +47,11 @@ MAX_CHANGED = 8000
 MAX_CHANGED_FIELDS = 60
 SID = re.compile("(AC|SK)[0-9a-fA-F]{32}")
 NOTHING_WRONG = "nothing is wrong"
+SIZES = {HMAC_SHA1: 28, HMAC_SHA256: 44}  # of a signature, in characters
+CHECKED_WITH = (
+    "signed with {} and checked with {}: pass on the header"
+    f" {SIGNATURE_SETTINGS_HEADER}, which names the algorithm"
+)
 
 
 def explain(
@@ -168,18 +173,15 @@ class Search:
         """Return what is wrong with the algorithm, the signature itself or the token."""
         other = HMAC_SHA1 if self._algorithm == HMAC_SHA256 else HMAC_SHA256
         if self._made_by(self._tokens, self._signature, other):
-            return (
-                f"signed with {other} and checked with {self._algorithm}: pass on the header"
-                f" {SIGNATURE_SETTINGS_HEADER}, which names the algorithm"
-            )
+            return CHECKED_WITH.format(other, self._algorithm)
         bare = self._signature.strip(b" \t\r\n\"'")
         if bare != self._signature and self._made_by(self._tokens, bare, self._algorithm):
             return "the signature has white space or quotes around it that Twilio did not send"
         plus = self._signature.replace(b" ", b"+")
         if plus != self._signature and self._made_by(self._tokens, plus, self._algorithm):
             return "a + in the signature became a space: something decoded the header like a form"
-        size = len(RequestValidator("any").compute_signature("", {}, self._algorithm))
-        if len(bare) != size:
+        size = SIZES[self._algorithm]
+        if len(bare) not in SIZES.values():
             return (
                 f"the signature has {len(bare)} characters, and one made with"
                 f" {self._algorithm} has {size}: it is not Twilio's, or it was changed on the way"
@@ -195,15 +197,22 @@ class Search:
         """Return what was signed instead, and the cure, if the search finds it in time."""
         size = len(self._url) + len(self._fields)
         tries = min(MAX_TRIES, MAX_TRIED // size) // len(self._tokens)
-        keys = [hmac.new(token, digestmod=HASHES[self._algorithm]) for token in self._tokens]
         wanted = digest_of(self._signature)
+        # Its size tells the algorithm, where the header that names it was lost.
+        by_size = {size: name for name, size in SIZES.items()}
+        algorithm = by_size.get(len(self._signature), self._algorithm)
+        keys = [hmac.new(token, digestmod=HASHES[algorithm]) for token in self._tokens]
+        named = (
+            "" if algorithm == self._algorithm else CHECKED_WITH.format(algorithm, self._algorithm)
+        )
         for guess in itertools.islice(self._guesses(), tries):
             data = "".join([text for text, _ in guess]).encode("utf-8", "surrogatepass")
             for key in keys:
                 hashed = key.copy()
                 hashed.update(data)
                 if hmac.compare_digest(hashed.digest(), wanted):
-                    advice = "; ".join(dict.fromkeys([why for _, why in guess if why]))
+                    reasons = [why for why in (*[why for _, why in guess], named) if why]
+                    advice = "; ".join(dict.fromkeys(reasons))
                     return f"signed for {shown(guess[0][0] + guess[1][0])}: {advice}"
         return ""
 

@@ -231,12 +231,27 @@ def forms(pairs: Pairs) -> Iterator[tuple[Pairs, str]]:
         yield list(once.items()), "a field that comes twice was signed once: drop the other one"
     filled = [pair for pair in pairs if pair[1]]
     yield filled, "blank values were not signed: something added them"
-    for names in ([*PLACES, "Body"], PLACES, ["Body"], PLACES[:4], PLACES[4:]):
+    one_each = [[name] for name in PLACES]
+    for names in ([*PLACES, "Body"], PLACES, ["Body"], PLACES[:4], PLACES[4:], *one_each):
         yield with_blanks(pairs, names)
+    yield from decoded_twice(pairs)
     for name in dict(pairs):
         rest = [pair for pair in pairs if pair[0] != name]
         advice = f"the field {printable(name, 80)!r} was not signed: something on the way added it"
         yield rest, advice
+
+
+def decoded_twice(pairs: Pairs) -> Iterator[tuple[Pairs, str]]:
+    """Yield the fields as they were before a + or a % in a text was decoded once more."""
+    numbers = [(name, re.sub("^ ", "+", value)) for name, value in pairs]
+    for number, (name, value) in enumerate(numbers):
+        if name not in PADDED:
+            continue
+        texts = [value.replace("%", "%25"), value.replace("+", "%2B")]
+        spaces = itertools.islice(re.finditer(" ", value), 40)
+        texts += [f"{value[: space.start()]}+{value[space.end() :]}" for space in spaces]
+        for text in texts:
+            yield [*numbers[:number], (name, text), *numbers[number + 1 :]], TWICE
 
 
 def base64_form(name: str, value: str) -> Iterator[tuple[Pairs, str]]:

@@ -57,10 +57,9 @@ def absolute(base: str, reference: str, code: int = 11200) -> str:
     """
     try:
         url = urljoin(base.partition("#")[0], reference)
-    except ValueError:  # brackets that hold no address
-        url = ""
-    if not URL_PARTS.fullmatch(url):
-        raise TwilioError(code, f"{reference!r} leads nowhere")
+        split_url(url)
+    except (ValueError, TwilioError):  # ValueError: brackets that hold no address
+        raise TwilioError(code, f"{reference!r} leads nowhere") from None
     return escaped(url)
 
 

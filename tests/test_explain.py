@@ -9,7 +9,7 @@ import io
 import logging
 import re
 import time
-from urllib.parse import parse_qsl, quote_plus, unquote, urlencode
+from urllib.parse import parse_qsl, quote_plus, unquote, unquote_plus, urlencode
 
 import pytest
 from conftest import MESSAGE, SID, call, make_environ, slow
@@ -723,6 +723,36 @@ def test_two_changes_of_the_fields_are_found():
     told = explained(URL, {**FULL, "Body": "hi"}, signature_of(URL, whole))
     assert "blank fields" in told
     assert "white space at an end of Body was trimmed" in told
+
+
+@pytest.mark.parametrize("body", ["Hello & <b>, it's 100%+1 😀", "100%25", "a%2Bb", "a + b"])
+def test_a_form_that_was_decoded_twice_is_told(body):
+    fields = with_(Body=body)
+    seen = {name: unquote_plus(value) for name, value in fields.items()}
+    told = explained(URL, seen, signature_of(URL, fields))
+    assert "something decoded the form twice" in told
+
+
+@pytest.mark.parametrize("blank", ["FromCity", "ToZip"])
+def test_one_blank_field_that_was_dropped_is_found_with_another_change(blank):
+    fields = {**MESSAGE, "Body": "hi ", blank: ""}
+    signature = signature_of(URL, fields)
+    del fields[blank]
+    told = explained(URL.replace("https", "http"), fields, signature)
+    assert told.startswith(f"{PUBLIC}; the blank fields {blank} were dropped")
+    told = explained(URL, {**fields, "Body": "hi"}, signature)
+    assert f"the blank fields {blank} were dropped" in told
+    assert "white space at an end of Body was trimmed" in told
+
+
+@pytest.mark.parametrize(
+    ("used", "checked"), [("HMAC_SHA256", "HMAC_SHA1"), ("HMAC_SHA1", "HMAC_SHA256")]
+)
+def test_a_lost_algorithm_is_found_with_another_change(used, checked):
+    signature = smsreply.RequestValidator(TOKEN).compute_signature(URL, MESSAGE, used)
+    headers = {"X-Twilio-Webhooks-Signature-Settings": f"algorithm={checked}"}
+    told = explained(URL.replace("https", "http"), MESSAGE, signature, headers=headers)
+    assert told.startswith(f"{PUBLIC}; signed with {used} and checked with {checked}")
 
 
 def test_a_path_that_a_proxy_rewrote_is_named():

@@ -815,13 +815,13 @@ def test_a_status_callback_that_fails_is_an_error_and_takes_no_message_back():
     exchange = Phone(webhook, auth_token=TOKEN).text("hello")
     assert exchange.reply == "1"
     assert [error.code for error in exchange.errors] == [11217, 11217]
-    exchange, seen = texted(response('<Message statusCallback="http://[">1</Message>'))
-    assert (exchange.reply, code(exchange), exchange.error.level, len(seen)) == (
-        "1",
-        14105,
-        "WARNING",
-        1,
-    )
+
+
+@pytest.mark.parametrize("url", ["http://[", "http://", "http:///x", "ftp://x", "http://a:99999/"])
+def test_a_status_callback_that_is_no_url_is_one_warning_and_is_not_asked(url):
+    exchange, seen = texted(response(f'<Message statusCallback="{url}">1</Message>'))
+    assert (exchange.reply, len(seen)) == ("1", 1)
+    assert [(error.code, error.level) for error in exchange.errors] == [(14105, "WARNING")]
 
 
 def test_an_action_gets_the_first_status_and_the_callback_the_others():

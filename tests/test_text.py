@@ -306,12 +306,17 @@ def test_what_was_sent_before_an_error_is_printed(serve, text):
         (["--public-url", "ftp://x"], "smsreply: 'ftp://x' is not a URL like https://abc.example/sms"),
         (["--param", "Body"], "smsreply: 'Body' is not like NAME=VALUE"),
         (["--param", "=1"], "smsreply: '=1' is not like NAME=VALUE"),
-        (["--replay", "/no/such/file"], "smsreply: cannot read /no/such/file: No such file or directory"),
+        (["--replay", "file"], "smsreply: --replay sends what FILE has: leave out the text, --media and --param"),
         (["--signature-settings", "algorithm=MD5"], "smsreply: 'MD5' is neither HMAC_SHA1 nor HMAC_SHA256"),
     ],
 )  # fmt: skip
 def test_a_wrong_argument_is_status_2_and_one_line(arguments, says, text):
     assert text("http://localhost:1/sms", "hello", *arguments) == (2, [], [says])
+
+
+def test_a_file_to_replay_that_is_not_there_is_status_2_and_one_line(text):
+    says = "smsreply: cannot read /no/such/file: No such file or directory"
+    assert text("http://localhost:1/sms", "--replay", "/no/such/file") == (2, [], [says])
 
 
 @pytest.mark.parametrize("options", [[], ["--verbose"]])
