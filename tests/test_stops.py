@@ -41,6 +41,8 @@ def serving(folder, threads=64, source=QUICK):
     command = [PYTHON, SCRIPT, "serve", "bot:reply", "--production", "--host", "127.0.0.1"]
     command += ["--threads", threads, "--port", port, "--public-url", "http://abc.example"]
     with running(*command, port=port, env={"TWILIO_AUTH_TOKEN": TOKEN}, cwd=folder) as process:
+        # It listens a moment before it minds a signal: once it has answered, it does.
+        assert Client(port).send().status() == 200
         yield port, process
 
 
