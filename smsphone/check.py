@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from smsreply import UsageError, printable
 
+from .ledger import parts_of
 from .phone import Phone
 
 if TYPE_CHECKING:
@@ -37,10 +38,12 @@ class Program:
 
 def seen(exchange: Exchange) -> str:
     """Return what happened; where that was a 403, with what Twilio had signed."""
-    answer = exchange.answers[-1]
-    if answer is None or answer.status != 403:
-        return exchange.story()
-    return f"{exchange.story()}\n  Twilio signed: {printable(exchange.requests[-1].signed)}"
+    answer, request = exchange.answers[-1], exchange.requests[-1]
+    lines = [exchange.story()]
+    if answer is not None and answer.status == 403 and request.signed:
+        lines.append("  Twilio signed, with nothing between the lines:")
+        lines += ["    " + printable("".join(part)) for part in parts_of(request)]
+    return "\n".join(lines)
 
 
 def replies(program: Program, public_url: str = "") -> str:
@@ -54,15 +57,14 @@ def replies(program: Program, public_url: str = "") -> str:
 
 
 def public_url(program: Program) -> str:
-    return replies(program, PUBLIC_URL)
+    return replies(program, PUBLIC_URL) or refuses_unsigned(program) or refuses_forged(program)
 
 
 def comes_back(program: Program, text: str, rule: str) -> str:
     exchange = program.phone.text(text)
-    if any(
-        text in message.body and f"'{text}'" not in message.body for message in exchange.messages
-    ):
-        return ""
+    for message in exchange.messages:
+        if text in message.body and f"['{text}']" not in message.body:
+            return ""
     return f"{rule}: {seen(exchange)}"
 
 
@@ -82,11 +84,20 @@ def control_characters(program: Program) -> str:
 
 
 def refused(program: Program, token: str, what: str) -> str:
+    program.phone.text("Hello")
     exchange = Phone(program.url, auth_token=token).text("Hello")
     answer = exchange.answers[-1]
-    if answer and answer.status == 403:
-        return ""
-    return f"{what} should get 403: {exchange.story()}"
+    if answer is None or answer.status != 403:
+        return f"{what} should get 403: {exchange.story()}"
+    return order_is(2, program, f"{what} gets 403, and was an order all the same")
+
+
+def order_is(number: int, program: Program, otherwise: str) -> str:
+    """Return *otherwise*, and what was said, if the next order has another number."""
+    for message in program.phone.text("Hello").messages:
+        if "order" in message.body and f"order {number}" not in message.body:
+            return f"{otherwise}: the next reply is {message.body!r}"
+    return ""
 
 
 def refuses_unsigned(program: Program) -> str:
@@ -106,6 +117,9 @@ def answers_once(program: Program) -> str:
         return f"a message that comes twice should get the same reply twice, and not {texts[:2]}"
     if texts[2] == texts[0]:
         return f"another message with the same text is another order, and got {texts[2]} again"
+    answer = Phone(program.url, auth_token="").deliver(first.params).answers[-1]
+    if answer is None or answer.status != 403:
+        return "the answer that is kept is Twilio's alone: a copy that nobody signed should get 403"
     return ""
 
 
@@ -116,10 +130,7 @@ def outlives_timeout(program: Program) -> str:
         return f"a slow reply should come after a <Redirect>: {seen(exchange)}"
     # What the last round may have started is over then.
     time.sleep(float(os.environ.get("SLOW", "25")))
-    for message in program.phone.text("Hello").messages:
-        if "order" in message.body and "order 2" not in message.body:
-            return f"the slow order was taken more than once: the next one got {message.body!r}"
-    return ""
+    return order_is(2, program, "the slow order was taken more than once")
 
 
 def remembers(program: Program) -> str:

@@ -36,6 +36,7 @@ def requested_url(environ):
     """Return the URL that Twilio requested."""
     origin = PUBLIC_URL or f"{environ['wsgi.url_scheme']}://{environ['HTTP_HOST']}"
     query = f"?{environ['QUERY_STRING']}" if environ.get("QUERY_STRING") else ""
+    # WSGI has decoded the path, a byte in each character.  Twilio signs it encoded.
     return origin + quote(environ["PATH_INFO"], encoding="latin-1") + query
 
 
