@@ -14,7 +14,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import PYTHON, ROOT, TOKEN, free_port, running
+from conftest import PYTHON, ROOT, TOKEN, free_port, running, slow
 from texter import Texter
 
 import smsphone
@@ -102,6 +102,7 @@ class Model(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+@slow
 def test_a_language_model_is_asked(monkeypatch):
     with http.server.HTTPServer(("127.0.0.1", 0), Model) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

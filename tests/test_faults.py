@@ -111,6 +111,7 @@ def test_an_exception_that_raises_itself_costs_no_answer(cache, caplog):
     assert "Hostile" in caplog.text
 
 
+@slow
 def test_ctrl_c_in_a_servers_thread_is_a_failure_like_any_other(serve, tmp_path):
     port = free_port()
     process = serve(port)
@@ -120,6 +121,7 @@ def test_ctrl_c_in_a_servers_thread_is_a_failure_like_any_other(serve, tmp_path)
     assert process.wait(10) in (0, -signal.SIGTERM)
 
 
+@slow
 def test_a_handler_that_hangs_is_asked_for_in_rounds_and_then_given_up(caplog):
     over = threading.Event()
     app = app_of(

@@ -812,11 +812,11 @@ def test_a_request_that_is_not_read_says_so(connected):
 
 def test_a_row_is_there_while_the_handler_still_runs(connected):
     texter = Texter(connected.port, public=f"http://127.0.0.1:{connected.port}")
-    thread = threading.Thread(target=texter.text, args=("slow 0.5",))
+    thread = threading.Thread(target=texter.text, args=("slow 0.3",))
     thread.start()
     until(lambda: connected.ledger.rows)
     row = newest(connected, lambda row: row["hops"])
-    assert row["title"] == "slow 0.5" and not row["hops"][0]["done"]
+    assert row["title"] == "slow 0.3" and not row["hops"][0]["done"]
     thread.join()
     assert newest(connected)["hops"][0]["done"]
 

@@ -1687,6 +1687,7 @@ def test_https_that_meets_no_tls_is_an_error(raw):
     assert exchange.error.detail.startswith("TLS: ")
 
 
+@slow
 def test_https_is_answered_by_a_certificate_of_its_name_and_by_no_other(raw, tmp_path, monkeypatch):
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
@@ -1721,6 +1722,7 @@ def test_the_fragment_may_ask_for_less_time(raw):
         assert (code(exchange), time.monotonic() - started < 1) == (number, True)
 
 
+@slow
 def test_rt_is_the_wait_for_each_packet_and_not_for_the_answer(raw):
     def nine_bytes(connection):
         whole = sized()
@@ -1739,6 +1741,7 @@ def test_an_answer_that_does_not_come_is_waited_for_again_if_the_fragment_says_s
     assert server.requests[0] == server.requests[1]
 
 
+@slow
 def test_retries_are_within_the_time_of_all(raw):
     server = raw(silent)
     started = time.monotonic()

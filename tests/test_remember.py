@@ -287,7 +287,8 @@ def test_a_handler_that_failed_is_run_again_by_the_next_delivery(failure):
     assert deliver(app)[:2] == says("run 2")
 
 
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=slow), 2])
+@slow
+@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("end", [RuntimeError("no"), Redirect("/sms")], ids=["fails", "redirects"])
 def test_who_waited_gets_what_is_not_kept_and_a_new_delivery_does_not(threads, end, processes):
     bot = Bot(end, held=True)
@@ -608,6 +609,7 @@ def test_a_cache_that_fails_is_as_good_as_none(threads, caplog, methods):
     assert "\nforged" not in caplog.text
 
 
+@slow
 def test_a_slow_handler_is_answered_without_a_cache_that_works():
     bot = Bot(held=True)
     app = app_of(bot, Broken("get", "set", "add", "delete"), patience=0.2)
@@ -749,6 +751,7 @@ def test_who_waits_for_a_process_that_died_does_not_renew_its_claim(quick, threa
     assert held.result()[:2] == says("run 1")
 
 
+@slow
 def test_a_process_that_was_paused_gives_the_answer_of_the_one_that_took_over(quick, threads):
     slow, quicker = Bot("from the paused one", held=True), Bot("from the other")
     cache = Losable()
@@ -763,6 +766,7 @@ def test_a_process_that_was_paused_gives_the_answer_of_the_one_that_took_over(qu
     assert deliver(there)[:2] == deliver(here)[:2] == says("from the other")
 
 
+@slow
 def test_a_renewal_that_comes_late_does_not_keep_a_claim_on_what_is_over(quick):
     """Else the retry of a failure waits for nobody, and gets the failure once more."""
     bot = Bot(RuntimeError(), held=True)
@@ -809,6 +813,7 @@ def test_how_an_earlier_run_ended_is_not_told_to_a_later_delivery(quick, threads
     assert bot.runs == 2
 
 
+@slow
 def test_many_nodes_many_deliveries_and_no_message_is_handled_twice(threads):
     counts, lock = {}, threading.Lock()
 

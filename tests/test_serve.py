@@ -637,6 +637,7 @@ def test_what_comes_of_an_import_of_everything_is_not_somebodys_bot(bot, tmp_pat
     assert (status, line) == (2, "smsreply: bot.py has no function reply and no application")
 
 
+@slow
 def test_production_says_that_another_application_is_not_checked_here(bot, tmp_path):
     bot("def wsgi(environ, start_response):\n start_response('200 OK', [])\n return [b'']")
     with serving("bot:wsgi", "--production", cwd=tmp_path) as server:

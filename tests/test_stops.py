@@ -97,9 +97,8 @@ def test_whoever_has_connected_when_sigterm_comes_is_answered(tmp_path, threads)
         assert process.wait(20) == 0
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("SIGTERM", marks=slow), pytest.param("SIGHUP", marks=slow), "SIGINT"]
-)
+@slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_each_signal_that_ends_it_lets_what_is_in_flight_be_answered(tmp_path, name):
     with serving(tmp_path) as (port, process):
         client = Client(port, work="0.4").send()
