@@ -1411,8 +1411,9 @@ class App(Receiver):
     """A WSGI callable that answers each message with what *handler* returns for it.
 
     *handler* is a function from an `IncomingMessage` to a reply (see `twiml`), and may be
-    ``async def``.  It answers wherever the host mounts the App.  Or *handler* is a mapping
-    from paths, relative to the mount point, to such functions; other paths get 404.
+    ``async def``: `asyncio.run` runs it, so the thread must not be one whose event loop runs.
+    It answers wherever the host mounts the App.  Or *handler* is a mapping from paths,
+    relative to the mount point, to such functions; other paths get 404.
 
     *auth_token*, *verify* and *public_url* are those of `Receiver`.
 
