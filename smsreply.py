@@ -1978,14 +1978,23 @@ class SQLiteCache:
         weakref.finalize(self, close_connection, self._connections).atexit = False
         self._cleaned = time.time()
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        deadline = time.monotonic() + self.TIMEOUT
+        while True:
+            try:
+                self._set_up()
+                return
+            except sqlite3.Error as error:
+                # SQLite waits for another process's lock, but not to change the journal's mode.
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise ValueError(f"{path} cannot be a cache: {error}") from None
+                time.sleep(0.01)
+
+    def _set_up(self) -> None:
+        self._do("PRAGMA journal_mode = WAL")
+        self._do("PRAGMA synchronous = NORMAL")
         columns = "key TEXT PRIMARY KEY, value TEXT, expires REAL"
-        try:
-            self._do("PRAGMA journal_mode = WAL")
-            self._do("PRAGMA synchronous = NORMAL")
-            self._do(f"CREATE TABLE IF NOT EXISTS kept ({columns})")
-            self._do("CREATE INDEX IF NOT EXISTS expiry ON kept (expires)")
-        except sqlite3.Error as error:
-            raise ValueError(f"{path} cannot be a cache: {error}") from None
+        self._do(f"CREATE TABLE IF NOT EXISTS kept ({columns})")
+        self._do("CREATE INDEX IF NOT EXISTS expiry ON kept (expires)")
 
     def _do(self, statement: str, *values: Any) -> tuple[int, Any]:
         """Execute *statement*; return how many rows it changed, and the first that it found."""

@@ -111,6 +111,19 @@ def test_of_many_who_add_at_once_one_succeeds(path, threads):
     assert [sum(added) for added in zip(*each)] == [1] * 20
 
 
+def test_many_may_begin_with_a_new_file_at_once(tmp_path):
+    gate = threading.Barrier(8)
+
+    def begin(path):
+        gate.wait(10)
+        return SQLiteCache(path).add("key", 1)
+
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(60):
+            path = tmp_path / str(number)
+            assert sum(pool.map(begin, [path] * 8)) == 1
+
+
 ADDER = """
 import sys
 import smsreply
