@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import logging
@@ -57,16 +58,7 @@ def over_the_wire(request: Request, times: Times, pause: float = 0.0) -> Respons
             for start in range(head, len(request.wire), 100):
                 time.sleep(pause)
                 connection.sendall(request.wire[start : start + 100])
-            response = http.client.HTTPResponse(recorder, method=request.method)  # type: ignore[arg-type]
-            response.begin()
-            # RFC 9110, section 15.2: one or more 1xx may come first.  http.client knows 100 alone.
-            while 101 < response.status < 200:
-                response.headers = None  # type: ignore[assignment]
-                response.begin()
-            body = response.read(MAX_TWIML + 1)  # one byte more shows that it is too long
-            # http.client returns a body that was cut off as if it were whole.
-            if response.length and len(body) <= MAX_TWIML:
-                raise http.client.IncompleteRead(body, response.length)
+            return read_answer(recorder, request.method)
         except (http.client.HTTPException, ValueError) as error:
             if not recorder.seen:
                 raise TwilioError(11205, "the connection was closed without an answer") from error
@@ -76,7 +68,21 @@ def over_the_wire(request: Request, times: Times, pause: float = 0.0) -> Respons
             late = isinstance(error, TimeoutError) or time.monotonic() >= times.deadline
             why = "the time is over" if late else f"the connection broke: {error.strerror or error}"
             raise times.late(why, recorder.answer() if recorder.seen else None) from error
-    return recorder.answer(response.status, tuple(response.getheaders()), body)
+
+
+def read_answer(recorder: Recorder, method: str) -> Response:
+    response = http.client.HTTPResponse(recorder, method=method)  # type: ignore[arg-type]
+    with contextlib.closing(response):
+        response.begin()
+        # RFC 9110, section 15.2: one or more 1xx may come first.  http.client knows 100 alone.
+        while 101 < response.status < 200:
+            response.headers = None  # type: ignore[assignment]
+            response.begin()
+        body = response.read(MAX_TWIML + 1)  # one byte more shows that it is too long
+        # http.client returns a body that was cut off as if it were whole.
+        if response.length and len(body) <= MAX_TWIML:
+            raise http.client.IncompleteRead(body, response.length)
+        return recorder.answer(response.status, tuple(response.getheaders()), body)
 
 
 def connect_to(url: str, times: Times) -> Any:
