@@ -1965,9 +1965,9 @@ class SQLiteCache:
     """
 
     TIMEOUT = 2  # seconds for another process's lock: four such waits must fit into Twilio's 15
-    # Seconds from one removal of expired rows to the next, and how many rows go at most: after
-    # a night there may be a million, and all processes wait for each removal.
-    CLEANING, CLEANED = 1, 10_000
+    CLEANING = 1  # seconds from one removal of expired rows to the next
+    # All processes wait for each removal, and after a night a million rows may be expired.
+    MAX_REMOVED = 10_000
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         import sqlite3
@@ -2037,7 +2037,7 @@ class SQLiteCache:
         if now > self._cleaned + self.CLEANING:
             self._cleaned = now
             over = "SELECT rowid FROM kept WHERE expires <= ? LIMIT ?"
-            self._do(f"DELETE FROM kept WHERE rowid IN ({over})", now, self.CLEANED)
+            self._do(f"DELETE FROM kept WHERE rowid IN ({over})", now, self.MAX_REMOVED)
         put = (
             "INSERT INTO kept VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
             " value = excluded.value, expires = excluded.expires WHERE kept.expires <= ?"

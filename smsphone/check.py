@@ -48,8 +48,8 @@ def seen(exchange: Exchange) -> str:
 
 def replies(program: Program, public_url: str = "") -> str:
     for target in ("/sms", "/sms?shop=1", "/orders"):
-        url = public_url and public_url + target
-        phone = Phone(program.origin + target, auth_token=TOKEN, public_url=url or None)
+        url = public_url + target if public_url else None
+        phone = Phone(program.origin + target, auth_token=TOKEN, public_url=url)
         exchange = phone.text("Hello")
         if not exchange.messages:
             return f"a text to {url or target} got no reply: {seen(exchange)}"
@@ -89,13 +89,13 @@ def refused(program: Program, token: str, what: str) -> str:
     answer = exchange.answers[-1]
     if answer is None or answer.status != 403:
         return f"{what} should get 403: {exchange.story()}"
-    return order_is(2, program, f"{what} gets 403, and was an order all the same")
+    return is_second_order(program, f"{what} gets 403, and was an order all the same")
 
 
-def order_is(number: int, program: Program, otherwise: str) -> str:
-    """Return *otherwise*, and what was said, if the next order has another number."""
+def is_second_order(program: Program, otherwise: str) -> str:
+    """Return *otherwise*, and what was said, if the next order is not the second."""
     for message in program.phone.text("Hello").messages:
-        if "order" in message.body and f"order {number}" not in message.body:
+        if "order" in message.body and "order 2" not in message.body:
             return f"{otherwise}: the next reply is {message.body!r}"
     return ""
 
@@ -130,7 +130,7 @@ def outlives_timeout(program: Program) -> str:
         return f"a slow reply should come after a <Redirect>: {seen(exchange)}"
     # What the last round may have started is over then.
     time.sleep(float(os.environ.get("SLOW", "25")))
-    return order_is(2, program, "the slow order was taken more than once")
+    return is_second_order(program, "the slow order was taken more than once")
 
 
 def remembers(program: Program) -> str:

@@ -85,7 +85,7 @@ def test_what_is_over_takes_no_room(path, clock):
 
 
 def test_so_much_is_over_after_a_night_that_it_goes_in_parts(path, clock, monkeypatch):
-    monkeypatch.setattr(SQLiteCache, "CLEANED", 10)
+    monkeypatch.setattr(SQLiteCache, "MAX_REMOVED", 10)
     cache = SQLiteCache(path)
     for number in range(25):
         cache.set(f"key {number}", "x", 60)
