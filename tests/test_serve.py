@@ -739,10 +739,13 @@ def test_application_names_its_variable_where_another_url_was_signed(monkeypatch
     [(["bogus"], 2), (["serve", "--bogus"], 2), (["text", "--bogus"], 2), (["--help"], 0)],
     ids=str,
 )
-def test_main_returns_the_status(arguments, status, capsys):
+def test_main_returns_the_status(arguments, status):
     assert smsreply.main(arguments) == status
-    if arguments == ["bogus"]:
-        assert "(choose from serve, text, phone," in capsys.readouterr().err.replace("'", "")
+
+
+def test_an_unknown_command_is_told_which_there_are(capsys):
+    smsreply.main(["bogus"])
+    assert "(choose from serve, text, phone," in capsys.readouterr().err.replace("'", "")
 
 
 @pytest.mark.parametrize(
